@@ -1,1 +1,67 @@
-//! iommu-trace-common
+//! The record ABI between the BPF programs and user space.
+//!
+//! Everything here is plain `#[repr(C)]` data without pointers to follow, shared by `iommu-trace-ebpf` (which
+//! fills it) and `iommu-trace` (which decodes it). Three tables meet here: [`ProbeId`] (which kernel function
+//! a record comes from), [`Field`] (which structure offsets the BPF side is told), and the record layouts in
+//! [`record`].
+#![no_std]
+
+pub mod field;
+pub mod probe;
+pub mod record;
+
+pub use field::{ABSENT, Field};
+pub use probe::{Phase, ProbeId};
+
+/// Longest device name kept, with its terminating NUL (`dev_name()` of PCI devices has 12 characters).
+pub const NAME_LEN: usize = 32;
+/// Length of a task's `comm`, as the kernel's `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+/// "No device id": iommufd object ids start at 1 and stay below this.
+pub const NO_ID: u32 = u32::MAX;
+/// How many fault messages one `read()` of a fault file is followed through; later ones are counted as lost.
+pub const MAX_DELIVERED: u32 = 256;
+/// How many records of VT-d's fault recording registers one interrupt is followed through.
+pub const MAX_DMA_FAULTS: u32 = 16;
+
+/// Who owns an attach handle, as far as the kernel's own data tells (`iommu_domain.cookie_type`, or the
+/// domain's `iopf_handler` where the cookie type does not exist).
+pub mod owner {
+    /// The domain does not say.
+    pub const UNKNOWN: u32 = 0;
+    /// iommufd: the handle is the first member of a `struct iommufd_attach_handle`.
+    pub const IOMMUFD: u32 = 1;
+    /// Shared virtual addressing: the handle is the first member of a `struct iommu_sva`.
+    pub const SVA: u32 = 2;
+}
+
+/// What the BPF programs are told about the running kernel besides offsets: a read-only global.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Address of `iommufd_fault_iopf_handler`, or 0 where unknown. Marks iommufd's domains on kernels
+    /// without `iommu_domain.cookie_type`.
+    pub iommufd_handler: u64,
+    /// `IOMMU_COOKIE_IOMMUFD` of this kernel, or [`NO_ID`].
+    pub cookie_iommufd: u32,
+    /// `IOMMU_COOKIE_SVA` of this kernel, or [`NO_ID`].
+    pub cookie_sva: u32,
+    /// Not 0: take the kernel stack with each record of the rare topics.
+    pub stacks: u32,
+    /// Position of the PASID argument in `iommufd_device_{attach,replace,detach}`: 1 from 6.15 on, else 0.
+    pub iommufd_pasid_arg: u32,
+}
+
+/// What a [`record::Slot`] tells.
+pub mod slot {
+    /// A group begins: its current domain is in `domain`.
+    pub const GROUP: u32 = 0;
+    /// The group's default domain.
+    pub const DEFAULT_DOMAIN: u32 = 1;
+    /// A member device of the group.
+    pub const MEMBER: u32 = 2;
+    /// An entry of `pasid_array`.
+    pub const ENTRY: u32 = 3;
+    /// The group is complete; `pasid` holds how many entries could not be followed.
+    pub const END: u32 = 4;
+}

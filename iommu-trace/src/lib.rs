@@ -1,1 +1,7 @@
-//! iommu-trace
+//! iommu-trace: who owns every IOMMU attachment, whether its handle lives and dies by the rules, and how long a
+//! device's fault takes to find its device.
+
+pub mod event;
+pub mod model;
+pub mod probes;
+pub mod source;

@@ -1,0 +1,98 @@
+//! Which structure offsets the BPF programs are told at load.
+//!
+//! rustc emits no CO-RE relocations, so every offset is resolved by user space from the running kernel's BTF and
+//! handed over as one read-only array indexed by [`Field`]. A member that this kernel lacks is [`ABSENT`].
+
+/// The offset of a member that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! fields {
+    ($($variant:ident = $ty:literal . $path:literal),+ $(,)?) => {
+        /// A structure member whose byte offset differs between kernels.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(usize)]
+        pub enum Field {
+            $(#[doc = concat!("`", $ty, ".", $path, "`")] $variant,)+
+        }
+
+        impl Field {
+            /// Every field, in numeric order.
+            pub const ALL: &'static [Field] = &[$(Field::$variant,)+];
+            /// How many there are: the length of the offset array.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The structure's name in BTF.
+            #[must_use]
+            pub const fn structure(self) -> &'static str {
+                match self { $(Field::$variant => $ty,)+ }
+            }
+
+            /// The member's path inside the structure, dots between nested members.
+            #[must_use]
+            pub const fn path(self) -> &'static str {
+                match self { $(Field::$variant => $path,)+ }
+            }
+        }
+    };
+}
+
+fields! {
+    DeviceIommuGroup = "device"."iommu_group",
+    DeviceKobjName = "device"."kobj.name",
+    DeviceInitName = "device"."init_name",
+    PciDevDevice = "pci_dev"."dev",
+    GroupId = "iommu_group"."id",
+    GroupDomain = "iommu_group"."domain",
+    GroupDefaultDomain = "iommu_group"."default_domain",
+    GroupBlockingDomain = "iommu_group"."blocking_domain",
+    GroupOwner = "iommu_group"."owner",
+    GroupDevices = "iommu_group"."devices",
+    GroupPasidArray = "iommu_group"."pasid_array",
+    GroupDeviceList = "group_device"."list",
+    GroupDeviceDev = "group_device"."dev",
+    XarrayHead = "xarray"."xa_head",
+    XaNodeShift = "xa_node"."shift",
+    XaNodeSlots = "xa_node"."slots",
+    DomainType = "iommu_domain"."type",
+    DomainCookieType = "iommu_domain"."cookie_type",
+    DomainIopfHandler = "iommu_domain"."iopf_handler",
+    DomainMm = "iommu_domain"."mm",
+    HandleDomain = "iommu_attach_handle"."domain",
+    IommufdHandleIdev = "iommufd_attach_handle"."idev",
+    IdevId = "iommufd_device"."obj.id",
+    IdevDev = "iommufd_device"."dev",
+    ObjectId = "iommufd_object"."id",
+    ObjectType = "iommufd_object"."type",
+    SvaDev = "iommu_sva"."dev",
+    SvaUsers = "iommu_sva"."users",
+    MmIommuMm = "mm_struct"."iommu_mm",
+    IommuMmPasid = "iommu_mm_data"."pasid",
+    MmPasid = "mm_struct"."pasid",
+    FaultType = "iopf_fault"."fault.type",
+    FaultFlags = "iopf_fault"."fault.prm.flags",
+    FaultPasid = "iopf_fault"."fault.prm.pasid",
+    FaultGrpid = "iopf_fault"."fault.prm.grpid",
+    FaultPerm = "iopf_fault"."fault.prm.perm",
+    FaultAddr = "iopf_fault"."fault.prm.addr",
+    IopfGroupLastFault = "iopf_group"."last_fault",
+    IopfGroupCount = "iopf_group"."fault_count",
+    IopfGroupHandle = "iopf_group"."attach_handle",
+    IopfGroupParam = "iopf_group"."fault_param",
+    IopfGroupCookie = "iopf_group"."cookie",
+    FaultParamDev = "iommu_fault_param"."dev",
+    ResponsePasid = "iommu_page_response"."pasid",
+    ResponseGrpid = "iommu_page_response"."grpid",
+    ResponseCode = "iommu_page_response"."code",
+    FilePrivateData = "file"."private_data",
+    PgfaultFlags = "iommu_hwpt_pgfault"."flags",
+    PgfaultDevId = "iommu_hwpt_pgfault"."dev_id",
+    PgfaultPasid = "iommu_hwpt_pgfault"."pasid",
+    PgfaultGrpid = "iommu_hwpt_pgfault"."grpid",
+    PgfaultPerm = "iommu_hwpt_pgfault"."perm",
+    PgfaultAddr = "iommu_hwpt_pgfault"."addr",
+    PgfaultCookie = "iommu_hwpt_pgfault"."cookie",
+    IntelReg = "intel_iommu"."reg",
+    IntelCap = "intel_iommu"."cap",
+    IntelSeqId = "intel_iommu"."seq_id",
+    QiDescQw0 = "qi_desc"."qw0",
+}

@@ -1,0 +1,13 @@
+//! Typed events: what one probe saw at one moment, decoded once from a [`record`](iommu_trace_common::record).
+//!
+//! This room knows the kernel's words and the record layouts; it knows nothing of BPF, files or clocks. An
+//! [`Event`] is small, owned and comparable, so that the live kernel, a recording, a property test and a fuzzer
+//! can all make them.
+
+mod decode;
+mod types;
+
+pub use decode::{DecodeError, decode};
+pub use types::*;
+
+pub use iommu_trace_common::{Phase, ProbeId};

@@ -1,0 +1,36 @@
+//! The catalogue of probes, what is planned, and what became of each.
+
+use serde::Serialize;
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Attached (or, in `doctor`, attachable).
+    Ok,
+    /// This kernel does not have the function.
+    Missing,
+    /// The kernel has the function and would not let us attach.
+    Broken,
+    /// This machine has no use for it: another vendor's driver, a topic nobody asked for.
+    NotApplicable,
+}
+
+/// One probe and its verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeStatus {
+    /// The kernel function or tracepoint.
+    pub function: String,
+    /// `fentry`, `fexit`, `kprobe`, `kretprobe`, `tp_btf`.
+    pub kind: String,
+    /// Its topic.
+    pub topic: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, unless it is well.
+    pub reason: Option<String>,
+    /// What its absence costs.
+    pub cost: String,
+    /// Whether a run without it makes no sense.
+    pub essential: bool,
+}

@@ -1,0 +1,113 @@
+//! Where events come from: the live kernel or a recording, behind one trait.
+//!
+//! A [`Source`] is polled on a thread of its own ([`spawn`]), so that neither a slow terminal nor a busy model ever
+//! slows the reader of the ring; consumers take [`Batch`]es from a bounded channel.
+
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use crate::{event::Event, model::Features, probes::ProbeStatus};
+
+pub use stream::{Stream, StreamControl, spawn};
+
+/// What is known of a source before its first event.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SourceInfo {
+    /// `uname -r` of the traced kernel.
+    pub kernel: String,
+    /// `uname -m` of the traced machine.
+    pub machine: String,
+    /// Its host name.
+    pub host: String,
+    /// How this kernel treats handles, as its BTF and symbols tell.
+    pub features: Features,
+    /// What became of each probe that was wanted.
+    pub probes: Vec<ProbeStatus>,
+    /// Add this to an event's `ts` (`CLOCK_MONOTONIC`) for nanoseconds since the Unix epoch.
+    pub epoch_offset_ns: i64,
+    /// When the source began, on the events' clock.
+    pub started_ns: u64,
+}
+
+/// Events in the order they happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// In time order, also across batches.
+    pub events: Vec<Event>,
+    /// No later event will be older than this: the model's clock may advance to it.
+    pub upto: u64,
+}
+
+/// Whether a source has more to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Poll again.
+    More,
+    /// That was all.
+    End,
+}
+
+/// Something that gives events.
+pub trait Source: Send {
+    /// What is known of it.
+    fn info(&self) -> &SourceInfo;
+
+    /// Appends the next events to `batch` and sets its `upto`, waiting at most `timeout` for the first of them.
+    fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress>;
+
+    /// Stops at the source: a live one detaches its probes. Later polls give what is left, the losses last, and end.
+    fn stop(&mut self) -> anyhow::Result<()>;
+
+    /// Where its stacks are resolved.
+    fn stacks(&self) -> Arc<dyn Stacks>;
+
+    /// What the source itself has cost so far, where it can tell.
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
+}
+
+/// One frame of a kernel stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// The address.
+    pub addr: u64,
+    /// Function, offset and module as the kernel prints them (`name+0x12 [module]`), or the address.
+    pub symbol: String,
+}
+
+/// Resolves stack ids.
+pub trait Stacks: Send + Sync {
+    /// The frames of a stack, innermost first; empty when it is unknown.
+    fn frames(&self, id: u32) -> Vec<Frame>;
+}
+
+/// No stacks at all.
+pub struct NoStacks;
+
+impl Stacks for NoStacks {
+    fn frames(&self, _id: u32) -> Vec<Frame> {
+        Vec::new()
+    }
+}
+
+/// What tracing itself costs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Cost {
+    /// By program.
+    pub programs: Vec<ProgramCost>,
+}
+
+/// What one BPF program cost.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ProgramCost {
+    /// Its name.
+    pub program: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// How long in all, nanoseconds.
+    pub run_ns: u64,
+}

@@ -1,0 +1,127 @@
+//! A source on its own thread, and the channel that its batches come through.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+
+use super::{Batch, Progress, Source, SourceInfo, Stacks};
+
+/// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
+/// there is counted by the BPF side.
+const BACKLOG: usize = 64;
+/// How often the reader looks whether it was asked to stop.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Batches from a source that runs on another thread.
+pub struct Stream {
+    info: Arc<SourceInfo>,
+    stacks: Arc<dyn Stacks>,
+    batches: mpsc::Receiver<anyhow::Result<Batch>>,
+    control: StreamControl,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Asks a source to stop, from any task.
+#[derive(Clone)]
+pub struct StreamControl {
+    stop: Arc<AtomicBool>,
+}
+
+impl StreamControl {
+    /// Asks the source to stop. What it has still to give comes through the stream, which then ends.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Stream {
+    /// What is known of the source.
+    #[must_use]
+    pub fn info(&self) -> &Arc<SourceInfo> {
+        &self.info
+    }
+
+    /// Where stacks are resolved.
+    #[must_use]
+    pub fn stacks(&self) -> &Arc<dyn Stacks> {
+        &self.stacks
+    }
+
+    /// Asks the source to stop.
+    #[must_use]
+    pub fn control(&self) -> StreamControl {
+        self.control.clone()
+    }
+
+    /// The next batch, `None` after the last. Cancel safe.
+    pub async fn next(&mut self) -> Option<anyhow::Result<Batch>> {
+        self.batches.recv().await
+    }
+
+    /// As [`Stream::next`], for code without a runtime.
+    pub fn next_blocking(&mut self) -> Option<anyhow::Result<Batch>> {
+        self.batches.blocking_recv()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.control.stop();
+        // The reader may wait for room: closing the channel lets it go.
+        self.batches.close();
+        while self.batches.try_recv().is_ok() {}
+        if let Some(thread) = self.thread.take() {
+            // A panic of the reader has been printed by its own hook; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs `source` on a thread of its own.
+pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
+    let info = Arc::new(source.info().clone());
+    let stacks = source.stacks();
+    let (sender, batches) = mpsc::channel(BACKLOG);
+    let control = StreamControl { stop: Arc::new(AtomicBool::new(false)) };
+    let stop = Arc::clone(&control.stop);
+    let thread = std::thread::Builder::new()
+        .name("iommu-trace-src".into())
+        .spawn(move || read(source, &sender, &stop))
+        .context("cannot start the thread that reads events")?;
+    Ok(Stream { info, stacks, batches, control, thread: Some(thread) })
+}
+
+fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool) {
+    let mut stopped = false;
+    loop {
+        if !stopped && (stop.load(Ordering::Acquire) || sender.is_closed()) {
+            stopped = true;
+            if let Err(error) = source.stop() {
+                let _ = sender.blocking_send(Err(error));
+                return;
+            }
+        }
+        let mut batch = Batch::default();
+        match source.poll(POLL, &mut batch) {
+            Ok(progress) => {
+                // The receiver may be gone; then the source still has to be stopped and drained.
+                let _ = sender.blocking_send(Ok(batch));
+                if progress == Progress::End {
+                    return;
+                }
+            }
+            Err(error) => {
+                let _ = sender.blocking_send(Err(error));
+                return;
+            }
+        }
+    }
+}
