@@ -1,1 +1,25 @@
-//! xtask
+//! Builds, kernels, virtual machines and tests of iommu-trace.
+//!
+//! One file a topic. What decides (parsing, verdicts, layouts) is pure and tested beside itself; what touches the
+//! machine (apt, cargo, make, QEMU) goes through [`command`], so that an error always names what was run.
+
+pub mod accel;
+pub mod apt;
+pub mod busybox;
+pub mod cache;
+pub mod cli;
+pub mod command;
+pub mod console;
+pub mod demo;
+pub mod guest_tests;
+pub mod initramfs;
+pub mod kernel;
+pub mod modules;
+pub mod programs;
+pub mod progress;
+pub mod qemu;
+pub mod setup;
+pub mod test;
+pub mod toolchain;
+pub mod vm;
+pub mod workspace;

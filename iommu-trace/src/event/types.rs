@@ -80,6 +80,7 @@ impl<const N: usize> Text<N> {
 /// Safe to print anywhere: control characters and bytes that are no UTF-8 are escaped.
 impl<const N: usize> fmt::Display for Text<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
         let mut safe = String::with_capacity(N);
         for chunk in self.as_bytes().utf8_chunks() {
             for c in chunk.valid().chars() {
@@ -90,7 +91,7 @@ impl<const N: usize> fmt::Display for Text<N> {
                 }
             }
             for byte in chunk.invalid() {
-                safe.push_str(&format!("\\x{byte:02x}"));
+                write!(safe, "\\x{byte:02x}")?;
             }
         }
         f.pad(&safe)
