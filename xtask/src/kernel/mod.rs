@@ -1,0 +1,58 @@
+//! Kernels to boot: from the catalogue by name, or any bzImage by path.
+
+mod build;
+mod catalogue;
+mod command;
+mod fetch;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+pub use catalogue::{CATALOGUE, Entry, Kind, Origin, Pick};
+pub use command::{Arguments, main as command_main};
+
+/// A kernel ready to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What it is called: the catalogue's name, or the path.
+    pub name: String,
+    /// Debian's version of the package it came from; empty for a path.
+    pub version: String,
+    /// The image.
+    pub bzimage: PathBuf,
+    /// `lib/modules/RELEASE`, for kernels that need modules.
+    pub modules: Option<PathBuf>,
+}
+
+/// Finds a kernel by name or path; one of the catalogue is fetched or built first if it is not in the cache.
+pub fn find(name: &str) -> Result<Image> {
+    if let Some(entry) = catalogue::find(name) {
+        return ensure(entry, false);
+    }
+    let path = Path::new(name);
+    if path.is_file() {
+        return Ok(Image { name: name.to_owned(), version: String::new(), bzimage: path.to_owned(), modules: None });
+    }
+    let names: Vec<&str> = CATALOGUE.iter().map(|e| e.name).collect();
+    bail!("{name} is neither a kernel of the catalogue ({}) nor a file", names.join(", "));
+}
+
+/// A kernel of the catalogue, fetched and built as needed. Without `newest`, what is in the cache is good enough.
+fn ensure(entry: &Entry, newest: bool) -> Result<Image> {
+    if !newest && let Some(image) = cached(entry)? {
+        return Ok(image);
+    }
+    match entry.kind {
+        Kind::Source(_) => build::build(entry, newest),
+        Kind::Stock { .. } => fetch::stock(entry),
+    }
+}
+
+/// The newest image of an entry in the cache.
+fn cached(entry: &Entry) -> Result<Option<Image>> {
+    match entry.kind {
+        Kind::Source(_) => build::cached(entry),
+        Kind::Stock { .. } => fetch::cached(entry),
+    }
+}

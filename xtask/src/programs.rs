@@ -1,0 +1,101 @@
+//! The programs of a guest, built statically: init, the guest programs, and iommu-trace itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, workspace};
+
+/// The target to build for. Named although it is the host's own: flags then leave build scripts and macros alone.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Programs for a guest, on the host.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The guest's first process.
+    pub init: PathBuf,
+    /// What goes to `/bin`.
+    pub others: Vec<PathBuf>,
+}
+
+impl Programs {
+    /// Builds them, with iommu-trace or without.
+    pub fn build(tracer: bool) -> Result<Self> {
+        let mut built = build("iommu-trace-guest")?;
+        let at = built
+            .iter()
+            .position(|p| p.ends_with("init"))
+            .context("package iommu-trace-guest has built no program called init")?;
+        let init = built.swap_remove(at);
+        if tracer {
+            built.extend(build("iommu-trace")?);
+        }
+        Ok(Self { init: stripped(&init)?, others: built.iter().map(|p| stripped(p)).collect::<Result<_>>()? })
+    }
+}
+
+/// Builds the programs of one package. Packages are built one by one: together, cargo would unify their features, and
+/// each change of the set would build everything again.
+fn build(package: &str) -> Result<Vec<PathBuf>> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace::root())
+        .args(["build", "--quiet", "--release", "--target", TARGET, "--package", package, "--bins"])
+        .arg("--message-format=json-render-diagnostics")
+        // Static, because the guest has no libraries. A musl target would have to be installed; glibc's is there.
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = cargo.output().map_err(|error| command::cannot_start(&cargo, &error))?;
+    if !output.status.success() {
+        bail!("cannot build the guest's programs: `{}` failed ({})", command::shown(&cargo), output.status);
+    }
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The executables that cargo's JSON messages name.
+fn executables(messages: &str) -> Vec<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .collect()
+}
+
+/// A copy without debug information, which is most of the size; made again only when the program changed.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let dir = program.with_file_name("guest-stripped");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let name = program.file_name().context("a program without a name")?;
+    let copy = dir.join(name);
+    let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
+    if !matches!((modified(&copy), modified(program)), (Ok(copy), Ok(program)) if copy >= program) {
+        // Renamed into place: several runs may do this at once.
+        let temporary = tempfile::Builder::new().tempfile_in(&dir)?.into_temp_path();
+        command::output(Command::new("strip").args(["--strip-debug", "-o"]).arg(&*temporary).arg(program))?;
+        fs::rename(&temporary, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    }
+    Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_taken_from_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","executable":null}
+{"reason":"build-script-executed"}
+{"reason":"compiler-artifact","executable":"/t/release/init"}
+not json
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables(messages), [PathBuf::from("/t/release/init")]);
+    }
+}

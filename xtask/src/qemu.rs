@@ -1,0 +1,206 @@
+//! QEMU's command line. Pure: a machine in, arguments out.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+/// The program that runs machines.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The tag of the 9p share with the guest; xtask/guest's init mounts it.
+pub const SHARE_TAG: &str = "iommu-trace";
+
+/// The emulated IOMMU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Iommu {
+    /// VT-d, with interrupt remapping and caching mode, and the `edu` device to make it fault.
+    #[default]
+    Intel,
+    /// AMD-Vi, and the `edu` device.
+    Amd,
+    /// virtio-iommu, and the `edu` device.
+    Virtio,
+    /// None: what Linux 6.12's iommufd test device needs.
+    None,
+}
+
+/// What runs the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The host's virtualisation.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// A machine to run.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// The emulated IOMMU.
+    pub iommu: Iommu,
+    /// What runs it.
+    pub accelerator: Accelerator,
+    /// How many CPUs.
+    pub smp: u32,
+    /// How much memory, as QEMU says it.
+    pub memory: String,
+    /// Whether guest time counts guest instructions.
+    pub icount: bool,
+    /// More devices, as QEMU says them.
+    pub devices: Vec<String>,
+    /// More of the kernel's command line.
+    pub append: Vec<String>,
+    /// The directory shared with the guest.
+    pub share: PathBuf,
+    /// Where the console goes.
+    pub console: PathBuf,
+    /// Where the control channel goes.
+    pub control: PathBuf,
+    /// Where the serial ports go that stand in for the share.
+    pub serial: [PathBuf; 2],
+    /// Whether our own terminal is the guest's `ttyS2`.
+    pub terminal: bool,
+}
+
+/// The kernel's command line.
+#[must_use]
+pub fn command_line(machine: &Machine) -> String {
+    // loglevel 5 shows warnings, which `quiet` would hide: they are what the console is watched for.
+    let mut words = vec!["console=ttyS0", "panic=-1", "oops=panic", "loglevel=5", "rdinit=/init"];
+    match machine.iommu {
+        Iommu::Intel => words.push("intel_iommu=on"),
+        Iommu::Amd => words.push("amd_iommu=on"),
+        Iommu::Virtio | Iommu::None => {}
+    }
+    words.extend(machine.append.iter().map(String::as_str));
+    words.join(" ")
+}
+
+/// QEMU's arguments for a machine.
+#[must_use]
+pub fn arguments(machine: &Machine) -> Vec<String> {
+    let mut args: Vec<String> = Vec::new();
+    let mut add = |option: &str, value: String| {
+        args.push(format!("-{option}"));
+        args.push(value);
+    };
+    let (accel, cpu) = match machine.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Tcg => ("tcg", "max"),
+    };
+    // Interrupt remapping needs the split irqchip.
+    add("machine", format!("q35,accel={accel},kernel-irqchip=split"));
+    add("cpu", cpu.to_owned());
+    add("m", machine.memory.clone());
+    if machine.icount {
+        add("icount", "shift=0,sleep=off".to_owned());
+        add("smp", "1".to_owned());
+    } else {
+        add("smp", machine.smp.to_string());
+    }
+    add("display", "none".to_owned());
+    add("monitor", "none".to_owned());
+    add("vga", "none".to_owned());
+    add("nic", "none".to_owned());
+    // The IOMMU comes first: QEMU wants it there before the devices it translates for.
+    match machine.iommu {
+        Iommu::Intel => add("device", "intel-iommu,intremap=on,caching-mode=on".to_owned()),
+        Iommu::Amd => add("device", "amd-iommu,intremap=on".to_owned()),
+        Iommu::Virtio => add("device", "virtio-iommu-pci,addr=0x1".to_owned()),
+        Iommu::None => {}
+    }
+    if machine.iommu != Iommu::None {
+        add("device", "edu,addr=0x2".to_owned());
+    }
+    for device in &machine.devices {
+        add("device", device.clone());
+    }
+    add("fsdev", format!("local,id=share,path={},security_model=none,multidevs=remap", escaped(&machine.share)));
+    // Out of the way of devices added by number, and not behind the IOMMU.
+    add("device", format!("virtio-9p-pci,fsdev=share,mount_tag={SHARE_TAG},addr=0x1e"));
+
+    let file = |id: &str, path: &Path| format!("file,id={id},path={}", escaped(path));
+    let terminal =
+        if machine.terminal { "stdio,id=serial2,signal=off".to_owned() } else { file("serial2", &machine.serial[0]) };
+    add("chardev", file("serial0", &machine.console));
+    add("chardev", file("serial1", &machine.control));
+    add("chardev", terminal);
+    add("chardev", file("serial3", &machine.serial[1]));
+    // Each port its own interrupt: kernels without CONFIG_SERIAL_8250_SHARE_IRQ cannot open two that share one.
+    for (index, irq) in [4, 3, 5, 7].into_iter().enumerate() {
+        add("device", format!("isa-serial,index={index},irq={irq},chardev=serial{index}"));
+    }
+    add("kernel", machine.kernel.display().to_string());
+    add("initrd", machine.initramfs.display().to_string());
+    add("append", command_line(machine));
+    args.push("-no-reboot".to_owned());
+    args.push("-no-user-config".to_owned());
+    args.push("-nodefaults".to_owned());
+    args
+}
+
+/// A path inside a comma-separated option.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            kernel: "/k/bzImage".into(),
+            initramfs: "/t/initramfs".into(),
+            iommu: Iommu::Intel,
+            accelerator: Accelerator::Tcg,
+            smp: 2,
+            memory: "1G".into(),
+            icount: false,
+            devices: vec!["virtio-rng-pci".into()],
+            append: vec!["iomem=relaxed".into()],
+            share: "/t/a,b".into(),
+            console: "/t/console".into(),
+            control: "/t/control".into(),
+            serial: ["/t/s2".into(), "/t/s3".into()],
+            terminal: false,
+        }
+    }
+
+    fn has(args: &[String], option: &str, value: &str) -> bool {
+        args.windows(2).any(|w| w[0] == option && w[1] == value)
+    }
+
+    #[test]
+    fn vt_d_comes_with_remapping_and_before_the_devices_it_translates_for() {
+        let args = arguments(&machine());
+        assert!(has(&args, "-machine", "q35,accel=tcg,kernel-irqchip=split"));
+        let at = |value: &str| args.iter().position(|a| a.starts_with(value)).unwrap();
+        assert!(at("intel-iommu,intremap=on,caching-mode=on") < at("edu"));
+        assert!(at("edu") < at("virtio-rng-pci"));
+        let append = &args[args.iter().position(|a| a == "-append").unwrap() + 1];
+        assert!(append.contains("intel_iommu=on") && append.ends_with("iomem=relaxed"), "{append}");
+    }
+
+    #[test]
+    fn without_an_iommu_nothing_of_it_is_left() {
+        let args = arguments(&Machine { iommu: Iommu::None, ..machine() }).join(" ");
+        assert!(!args.contains("iommu=on") && !args.contains("-iommu") && !args.contains("edu"), "{args}");
+    }
+
+    #[test]
+    fn icount_has_one_cpu_whatever_was_asked_for() {
+        let args = arguments(&Machine { icount: true, smp: 4, ..machine() });
+        assert!(has(&args, "-icount", "shift=0,sleep=off") && has(&args, "-smp", "1"));
+        assert!(!has(&args, "-smp", "4"));
+    }
+
+    #[test]
+    fn a_comma_in_a_path_is_doubled() {
+        assert!(arguments(&machine()).iter().any(|a| a.contains("path=/t/a,,b,")));
+    }
+}
