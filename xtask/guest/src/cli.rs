@@ -1,0 +1,113 @@
+//! The command line, and how a run ends.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::NotApplicable;
+use crate::programs::{attach, default_domain, dma_fault, iopf, map_load, vfio, workload};
+use crate::sys;
+use crate::truth::{Fact, Truth};
+
+/// The version of the ground truth's schema.
+const SCHEMA: u32 = 1;
+
+/// Makes the IOMMU do real work, and writes down what it did.
+#[derive(Debug, Parser)]
+#[command(name = "guest", version, about)]
+struct Cli {
+    /// Write the ground truth here instead of to standard output.
+    #[arg(long, global = true, value_name = "FILE")]
+    truth: Option<PathBuf>,
+
+    /// Write only the first and last lines (with counts), not one line per operation.
+    #[arg(long, global = true)]
+    summary: bool,
+
+    #[command(subcommand)]
+    program: Program,
+}
+
+#[derive(Debug, Subcommand)]
+enum Program {
+    /// I/O page faults on iommufd's test device: raised, read, answered or not.
+    Iopf(iopf::Args),
+    /// Attach, replace and detach on iommufd's test device, by RID and PASID, good and bad.
+    Attach(attach::Args),
+    /// A PCI device through VFIO and iommufd: bind, attach, replace, map, detach, close.
+    Vfio(vfio::Args),
+    /// Change a group's default domain, bind and unbind its driver, remove and rescan its device.
+    DefaultDomain(default_domain::Args),
+    /// DMA faults by QEMU's edu device.
+    DmaFault(dma_fault::Args),
+    /// Map and unmap as fast as it goes.
+    MapLoad(map_load::Args),
+    /// A mix of the above, at a human's pace or as fast as it goes.
+    Workload(workload::Args),
+}
+
+impl Program {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Iopf(_) => "iopf",
+            Self::Attach(_) => "attach",
+            Self::Vfio(_) => "vfio",
+            Self::DefaultDomain(_) => "default-domain",
+            Self::DmaFault(_) => "dma-fault",
+            Self::MapLoad(_) => "map-load",
+            Self::Workload(_) => "workload",
+        }
+    }
+
+    fn run(&self, truth: &Arc<Truth>) -> Result<()> {
+        match self {
+            Self::Iopf(args) => iopf::run(args, truth),
+            Self::Attach(args) => attach::run(args, truth),
+            Self::Vfio(args) => vfio::run(args, truth),
+            Self::DefaultDomain(args) => default_domain::run(args, truth),
+            Self::DmaFault(args) => dma_fault::run(args, truth),
+            Self::MapLoad(args) => map_load::run(args, truth),
+            Self::Workload(args) => workload::run(args, truth),
+        }
+    }
+}
+
+/// Parses, runs, reports.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    sys::catch_signals();
+    let truth = match Truth::open(cli.truth.as_deref(), cli.summary) {
+        Ok(truth) => Arc::new(truth),
+        Err(error) => {
+            eprintln!("guest: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let name = cli.program.name();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    truth.tell(&Fact::Start {
+        schema: SCHEMA,
+        program: name,
+        pid: std::process::id(),
+        kernel: kernel.trim().to_owned(),
+        ts: sys::now(),
+    });
+    let result = cli.program.run(&truth);
+    let status = match &result {
+        Ok(()) => 0,
+        Err(error) if error.is::<NotApplicable>() => 77,
+        Err(_) => 1,
+    };
+    let mut status = status;
+    if let Err(error) = result {
+        eprintln!("guest {name}: {error:#}");
+    }
+    if let Err(error) = truth.end(status) {
+        eprintln!("guest {name}: {error:#}");
+        status = status.max(1);
+    }
+    ExitCode::from(status as u8)
+}

@@ -1,0 +1,46 @@
+//! IOMMU groups through sysfs: members and default domain.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::pci;
+use crate::sys::Tried;
+use crate::truth::{Fact, Outcome, Truth};
+
+/// An IOMMU group, by its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Group(pub u32);
+
+impl Group {
+    fn path(self, attribute: &str) -> PathBuf {
+        Path::new("/sys/kernel/iommu_groups").join(self.0.to_string()).join(attribute)
+    }
+
+    /// The names of its devices.
+    pub fn devices(self) -> Vec<String> {
+        let Ok(dir) = fs::read_dir(self.path("devices")) else { return Vec::new() };
+        let mut names: Vec<_> = dir.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+
+    /// Its default domain's type, as the kernel names it; empty when it cannot be read.
+    pub fn default_domain(self) -> String {
+        fs::read_to_string(self.path("type")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Changes the default domain's type, and tells.
+    pub fn set_default_domain(self, truth: &Truth, asked: &str) -> Tried<()> {
+        let before = self.default_domain();
+        let (outcome, result) = Outcome::of(|| pci::write(&self.path("type"), asked));
+        truth.tell(&Fact::DefaultDomain {
+            group: self.0,
+            devices: self.devices(),
+            asked: asked.to_owned(),
+            before,
+            after: self.default_domain(),
+            outcome,
+        });
+        result
+    }
+}

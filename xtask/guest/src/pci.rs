@@ -1,0 +1,161 @@
+//! PCI devices through sysfs: finding one, its group, its driver; remove and rescan.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::NotApplicable;
+use crate::sys::{Failure, Tried};
+use crate::truth::{Fact, Outcome, Truth};
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// QEMU's edu device.
+pub const EDU: (u16, u16) = (0x1234, 0x11e8);
+
+/// A PCI device, by its address (`0000:00:02.0`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pci {
+    /// The address.
+    pub address: String,
+}
+
+/// Writes a sysfs attribute in one write.
+pub fn write(path: &Path, value: &str) -> Tried<()> {
+    fs::write(path, value).map_err(|e| Failure::from_io(&e, format!("write of {value:?} to {}", path.display())))
+}
+
+impl Pci {
+    /// The device at `address`, with or without the domain (`00:02.0`).
+    pub fn at(address: &str) -> Result<Self> {
+        let address = match address.matches(':').count() {
+            1 => format!("0000:{address}"),
+            _ => address.to_owned(),
+        };
+        let device = Self { address };
+        if !device.path("").exists() {
+            bail!("there is no PCI device {}", device.address);
+        }
+        Ok(device)
+    }
+
+    /// Every device there is, by address.
+    pub fn all() -> Vec<Self> {
+        let Ok(dir) = fs::read_dir(DEVICES) else { return Vec::new() };
+        let mut addresses: Vec<_> = dir.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        addresses.sort();
+        addresses.into_iter().map(|address| Self { address }).collect()
+    }
+
+    /// The device at `address`, or the first edu device.
+    pub fn edu(address: Option<&str>) -> Result<Self> {
+        let found = match address {
+            Some(address) => Some(Self::at(address)?),
+            None => Self::all().into_iter().find(|d| d.ids() == Some(EDU)),
+        };
+        match found {
+            Some(device) if device.ids() == Some(EDU) => Ok(device),
+            Some(device) => bail!("PCI device {} is no edu device", device.address),
+            None => {
+                bail!(NotApplicable("this machine has no edu device (qemu -device edu)".to_owned()))
+            }
+        }
+    }
+
+    /// A sysfs path of the device.
+    pub fn path(&self, attribute: &str) -> PathBuf {
+        Path::new(DEVICES).join(&self.address).join(attribute)
+    }
+
+    fn number(&self, attribute: &str) -> Option<u32> {
+        let text = fs::read_to_string(self.path(attribute)).ok()?;
+        u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
+    }
+
+    /// Vendor and device id.
+    pub fn ids(&self) -> Option<(u16, u16)> {
+        Some((self.number("vendor")? as u16, self.number("device")? as u16))
+    }
+
+    /// Whether it is a bridge, which is never handed to user space.
+    pub fn is_bridge(&self) -> bool {
+        self.number("class").is_some_and(|class| class >> 16 == 6)
+    }
+
+    /// Its IOMMU group.
+    pub fn group(&self) -> Option<u32> {
+        fs::read_link(self.path("iommu_group")).ok()?.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// Its driver.
+    pub fn driver(&self) -> Option<String> {
+        let link = fs::read_link(self.path("driver")).ok()?;
+        Some(link.file_name()?.to_str()?.to_owned())
+    }
+
+    /// Unbinds its driver, if there is one, and tells.
+    pub fn unbind(&self, truth: &Truth) -> Tried<Option<String>> {
+        let Some(driver) = self.driver() else { return Ok(None) };
+        let (outcome, result) = Outcome::of(|| write(&self.path("driver/unbind"), &self.address));
+        truth.tell(&Fact::Driver {
+            device: self.address.clone(),
+            group: self.group(),
+            driver: driver.clone(),
+            bind: false,
+            outcome,
+        });
+        result.map(|()| Some(driver))
+    }
+
+    /// Binds `driver`, which need not list the device, and tells.
+    pub fn bind(&self, truth: &Truth, driver: &str) -> Tried<()> {
+        let (outcome, result) = Outcome::of(|| {
+            write(&self.path("driver_override"), driver)?;
+            let probed = write(Path::new("/sys/bus/pci/drivers_probe"), &self.address);
+            // A newline empties it again.
+            write(&self.path("driver_override"), "\n")?;
+            probed?;
+            match self.driver() {
+                Some(bound) if bound == driver => Ok(()),
+                _ => Err(Failure::new(libc::ENODEV, format!("binding {driver} to {}", self.address))),
+            }
+        });
+        truth.tell(&Fact::Driver {
+            device: self.address.clone(),
+            group: self.group(),
+            driver: driver.to_owned(),
+            bind: true,
+            outcome,
+        });
+        result
+    }
+
+    /// Removes the device from the bus, and tells.
+    pub fn remove(&self, truth: &Truth) -> Tried<()> {
+        let group = self.group();
+        let (outcome, result) = Outcome::of(|| write(&self.path("remove"), "1"));
+        truth.tell(&Fact::DeviceRemove { device: self.address.clone(), group, outcome });
+        result
+    }
+
+    /// Rescans the bus until the device is there again, and tells.
+    pub fn rescan(&self, truth: &Truth) -> Tried<()> {
+        let (outcome, result) = Outcome::of(|| {
+            write(Path::new("/sys/bus/pci/rescan"), "1")?;
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !self.path("").exists() {
+                if Instant::now() > deadline {
+                    let tried = format!("rescan for {}", self.address);
+                    return Err(Failure::new(libc::ETIMEDOUT, tried));
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        });
+        truth.tell(&Fact::DeviceAdd { device: self.address.clone(), group: self.group(), outcome });
+        result
+    }
+}

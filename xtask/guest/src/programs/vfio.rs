@@ -1,0 +1,116 @@
+//! `vfio`: a PCI device through VFIO and iommufd, from bind to close.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use crate::NotApplicable;
+use crate::iommufd::{Iommufd, Pt};
+use crate::mock::{Expect, open};
+use crate::sys::Buffer;
+use crate::truth::{Fact, Truth};
+use crate::vfio::{Claimed, Vfio, pick};
+
+/// What `vfio` does.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The PCI device (0000:00:02.0); else edu, else the first that suits.
+    #[arg(long, value_name = "ADDRESS")]
+    pub device: Option<String>,
+    /// Rounds of attach, replaces, map, unmap, detach.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub cycles: u32,
+    /// Leave out what has to fail.
+    #[arg(long)]
+    pub no_failures: bool,
+}
+
+/// Where the program maps: below the MSI window of every machine here.
+const IOVA: u64 = 0x1000_0000;
+const LENGTH: usize = 64 * 4096;
+
+/// Runs the program.
+pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+    let pci = pick(args.device.as_deref())?;
+    let (fd, features) = open(truth)?;
+    let claimed = Claimed::new(pci, truth)?;
+    let ioas = fd.ioas_alloc()?;
+    let mut device = claimed.open(&fd)?;
+    let buffer = Buffer::new(LENGTH)?;
+    for _ in 0..args.cycles {
+        cycle(args, features.always_handle, &fd, ioas, &mut device, &buffer)?;
+    }
+    // The last attachment is left for the close to undo.
+    device.attach(ioas, Expect::Success)?;
+    device.close();
+    fd.destroy("ioas", ioas.id)?;
+    drop(claimed);
+    let Some(fd) = Arc::into_inner(fd) else { bail!("iommufd is still in use at its close") };
+    fd.close();
+    Ok(())
+}
+
+fn cycle(
+    args: &Args,
+    always_handle: bool,
+    fd: &Arc<Iommufd>,
+    ioas: Pt,
+    device: &mut Vfio,
+    buffer: &Buffer,
+) -> Result<()> {
+    let one = hwpt(fd, device, ioas)?;
+    let two = hwpt(fd, device, ioas)?;
+    device.attach(ioas, Expect::Success)?;
+    fd.map(ioas.id, IOVA, buffer.addr(), LENGTH as u64)?;
+    device.attach(one, Expect::Success)?;
+    device.attach(two, Expect::Success)?;
+    // The page table that is already there: a success that the core never hears of.
+    device.attach(two, Expect::Success)?;
+    if !args.no_failures {
+        failures(always_handle, fd, ioas, device)?;
+    }
+    fd.unmap(ioas.id, IOVA, LENGTH as u64)?;
+    device.detach()?;
+    device.detach()?;
+    fd.destroy("hwpt_paging", two.id)?;
+    fd.destroy("hwpt_paging", one.id)?;
+    Ok(())
+}
+
+fn hwpt(fd: &Iommufd, device: &Vfio, ioas: Pt) -> Result<Pt> {
+    match fd.hwpt_paging(device.device_id, ioas, 0, None) {
+        Err(f) if f.errno == libc::EOPNOTSUPP => {
+            bail!(NotApplicable(format!("the IOMMU's driver allocates no page tables ({f})")))
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Moves that must fail and leave the device where it is.
+fn failures(always_handle: bool, fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio) -> Result<()> {
+    let no_pt = Expect::Refused(libc::EINVAL, "the object is no page table");
+    let missing = Expect::Refused(libc::ENOENT, "there is no such object");
+    device.attach(Pt::wrong(device.device_id), no_pt)?;
+    device.attach(Pt::missing(), missing)?;
+
+    // A page table with a fault queue on a device that cannot make page requests.
+    let queue = fd.fault_queue_alloc()?;
+    match fd.hwpt_paging(device.device_id, ioas, 0, Some(queue.id)) {
+        Ok(faulting) => {
+            let why = "the device makes no page requests";
+            // Older kernels enable page requests before they call the core.
+            let expect =
+                if always_handle { Expect::Failed(libc::ENODEV, why) } else { Expect::Refused(libc::ENODEV, why) };
+            device.attach(faulting, expect)?;
+            fd.destroy("hwpt_paging", faulting.id)?;
+        }
+        Err(failure) => {
+            let why = failure.to_string();
+            fd.truth().tell(&Fact::Skipped { what: "attach to a fault-capable page table", why });
+        }
+    }
+    let id = queue.id;
+    queue.close();
+    fd.destroy("fault_queue", id)?;
+    Ok(())
+}

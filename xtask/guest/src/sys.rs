@@ -1,0 +1,158 @@
+//! System calls: ioctl, clock, thread id, signals. The only `unsafe` outside `edu` lives here.
+
+use std::ffi::c_int;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::abi::Command;
+
+/// A failed system call: what was tried, and the error number.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was tried, with the objects it was tried on.
+    pub tried: String,
+    /// The positive error number.
+    pub errno: i32,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.tried, io::Error::from_raw_os_error(self.errno))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// A failure with `errno` while doing `tried`.
+    pub fn new(errno: i32, tried: impl Into<String>) -> Self {
+        Self { tried: tried.into(), errno }
+    }
+
+    /// The same from an [`io::Error`]; one that carries no number counts as `EIO`.
+    pub fn from_io(error: &io::Error, tried: impl Into<String>) -> Self {
+        Self::new(error.raw_os_error().unwrap_or(libc::EIO), tried)
+    }
+}
+
+/// The result of a system call.
+pub type Tried<T> = Result<T, Failure>;
+
+/// Runs one typed ioctl. The context names the objects, e.g. `"hwpt 5"`.
+pub fn ioctl<C: Command>(fd: BorrowedFd<'_>, cmd: &mut C, context: impl FnOnce() -> String) -> Tried<i32> {
+    // SAFETY: `Command` promises that the request reads and writes no more than the struct, which is
+    // borrowed mutably for the call; the descriptor is borrowed, hence open.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), C::REQUEST, std::ptr::from_mut(cmd)) };
+    if ret < 0 {
+        let error = io::Error::last_os_error();
+        return Err(Failure::from_io(&error, format!("{} ({})", C::NAME, context())));
+    }
+    Ok(ret)
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.
+pub fn now() -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec. The clock exists on every Linux: the call cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+/// The calling thread's id.
+pub fn tid() -> u32 {
+    // SAFETY: gettid has no arguments and cannot fail.
+    (unsafe { libc::gettid() }) as u32
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(_: c_int) {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+/// Makes SIGINT and SIGTERM ask for a clean end instead of killing: a mock device that dies with PASIDs
+/// attached makes the kernel warn.
+pub fn catch_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+        unsafe { libc::signal(signal, on_signal as *const () as libc::sighandler_t) };
+    }
+}
+
+/// Whether SIGINT or SIGTERM came.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// An anonymous, page-aligned, populated buffer for the IOMMU to map.
+#[derive(Debug)]
+pub struct Buffer {
+    addr: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: the buffer is plain memory that this process never touches through the pointer; only its
+// address is handed to the kernel.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Maps `len` bytes.
+    pub fn new(len: usize) -> Tried<Self> {
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let addr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+                -1,
+                0,
+            )
+        };
+        if addr == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            return Err(Failure::from_io(&error, format!("mmap of {len} bytes")));
+        }
+        Ok(Self { addr, len })
+    }
+
+    /// The address, as the ABI wants it.
+    pub fn addr(&self) -> u64 {
+        self.addr as u64
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it.
+        unsafe { libc::munmap(self.addr, self.len) };
+    }
+}
+
+/// The symbolic name of an error number, for the ground truth; `"?"` for one not met here.
+pub fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM => "EPERM",
+        libc::ENOENT => "ENOENT",
+        libc::EIO => "EIO",
+        libc::ENOMEM => "ENOMEM",
+        libc::EACCES => "EACCES",
+        libc::EFAULT => "EFAULT",
+        libc::EBUSY => "EBUSY",
+        libc::EEXIST => "EEXIST",
+        libc::ENODEV => "ENODEV",
+        libc::EINVAL => "EINVAL",
+        libc::ENOTTY => "ENOTTY",
+        libc::ENOSPC => "ENOSPC",
+        libc::ESPIPE => "ESPIPE",
+        libc::E2BIG => "E2BIG",
+        libc::EOVERFLOW => "EOVERFLOW",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        _ => "?",
+    }
+}
