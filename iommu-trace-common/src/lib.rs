@@ -48,8 +48,10 @@ pub struct Settings {
     pub cookie_sva: u32,
     /// Not 0: take the kernel stack with each record of the rare topics.
     pub stacks: u32,
-    /// Position of the PASID argument in `iommufd_device_{attach,replace,detach}`: 1 from 6.15 on, else 0.
+    /// Not 0: `iommufd_device_{attach,replace,detach}` take the PASID as their second argument (from 6.15 on).
     pub iommufd_pasid_arg: u32,
+    /// Not 0: `iommu_attach_device_pasid` takes a handle as its fourth argument (from 6.11 on).
+    pub attach_pasid_handle_arg: u32,
 }
 
 /// What a [`record::Slot`] tells.

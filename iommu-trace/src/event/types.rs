@@ -600,8 +600,9 @@ impl SlotWhat {
     }
 }
 
-/// A piece of the snapshot: what was attached already when it was read. The group's mutex is held while the pieces
-/// of one group are read, so they are one consistent state at one point of the event order.
+/// A piece of the snapshot: what was attached already when it was read. It is read after every probe is attached and
+/// without the group's mutex, so a change whose entry or return lies between the probes' attachment and the end of the
+/// group's pieces is told by its own events, and those are right where the two disagree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotState {
     /// What this piece tells.

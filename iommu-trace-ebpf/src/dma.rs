@@ -1,0 +1,145 @@
+//! Map and unmap, streamed on demand.
+
+use iommu_trace_common::{Phase, ProbeId, record::Dma};
+
+use crate::{
+    out::emit,
+    probe::{Args, Ret, on_enter, on_exit},
+};
+
+use self::start::{Key, begin, end, running};
+
+/// When a call of a hot function began.
+pub mod start {
+    use aya_ebpf::{macros::map, maps::HashMap};
+    use iommu_trace_common::{Phase, ProbeId};
+
+    use crate::out::{lost, now, thread};
+
+    /// One running call. The arguments are part of the key, because an interrupt may map on the same thread.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    pub struct Key {
+        pub thread: u64,
+        pub probe: u64,
+        pub a: u64,
+        pub b: u64,
+    }
+
+    #[map]
+    static STARTS: HashMap<Key, u64> = HashMap::with_max_entries(8192, 0);
+
+    impl Key {
+        /// The call of `probe` by this thread with these arguments.
+        #[inline(always)]
+        pub fn new(probe: ProbeId, a: u64, b: u64) -> Key {
+            Key { thread: thread(), probe: probe as u64, a, b }
+        }
+    }
+
+    /// Notes that a call begins.
+    #[inline(always)]
+    pub fn begin(probe: ProbeId, key: &Key) {
+        if STARTS.insert(key, &now(), 0).is_err() {
+            lost(probe, Phase::Exit);
+        }
+    }
+
+    /// Whether a call is running.
+    #[inline(always)]
+    pub fn running(key: &Key) -> bool {
+        STARTS.get_ptr(key).is_some()
+    }
+
+    /// The duration of a call that ends; `None` where its beginning was not noted.
+    #[inline(always)]
+    pub fn end(key: &Key) -> Option<u64> {
+        let start = STARTS.get_ptr(key)?;
+        // SAFETY: the entry belongs to this thread's call, which is here.
+        let start = unsafe { *start };
+        let _ = STARTS.remove(key);
+        Some(now().saturating_sub(start))
+    }
+}
+
+/// A scatter-gather map calls the other map functions for its parts, at addresses of their own.
+#[inline(always)]
+fn sg_key() -> Key {
+    Key::new(ProbeId::MapSg, 0, 0)
+}
+
+#[inline(always)]
+fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i64) {
+    if let Some(duration) = end(key) {
+        emit(ctx, probe, Phase::Exit, Dma { domain: ctx.arg(0), iova: ctx.arg(1), size, ret, duration });
+    }
+}
+
+// int iommu_map(struct iommu_domain *, unsigned long iova, phys_addr_t, size_t size, int prot, gfp_t)
+#[inline(always)]
+fn map(ctx: &impl Args) {
+    if !running(&sg_key()) {
+        begin(ProbeId::Map, &Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1)));
+    }
+}
+#[inline(always)]
+fn mapped(ctx: &(impl Args + Ret)) {
+    let key = Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::Map, &key, ctx.arg(3), ctx.ret() as i32 as i64);
+}
+on_enter!(map_enter, map);
+on_exit!(map_exit, mapped);
+
+// int iommu_map_nosync(…): as iommu_map, which calls it
+#[inline(always)]
+fn map_nosync(ctx: &impl Args) {
+    if !running(&sg_key()) && !running(&Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1))) {
+        begin(ProbeId::MapNosync, &Key::new(ProbeId::MapNosync, ctx.arg(0), ctx.arg(1)));
+    }
+}
+#[inline(always)]
+fn mapped_nosync(ctx: &(impl Args + Ret)) {
+    let key = Key::new(ProbeId::MapNosync, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::MapNosync, &key, ctx.arg(3), ctx.ret() as i32 as i64);
+}
+on_enter!(map_nosync_enter, map_nosync);
+on_exit!(map_nosync_exit, mapped_nosync);
+
+// ssize_t iommu_map_sg(struct iommu_domain *, unsigned long iova, struct scatterlist *, unsigned int nents, …)
+#[inline(always)]
+fn map_sg(_ctx: &impl Args) {
+    begin(ProbeId::MapSg, &sg_key());
+}
+#[inline(always)]
+fn mapped_sg(ctx: &(impl Args + Ret)) {
+    let ret = ctx.ret() as i64;
+    finish(ctx, ProbeId::MapSg, &sg_key(), if ret > 0 { ret as u64 } else { 0 }, ret);
+}
+on_enter!(map_sg_enter, map_sg);
+on_exit!(map_sg_exit, mapped_sg);
+
+// size_t iommu_unmap(struct iommu_domain *, unsigned long iova, size_t size)
+#[inline(always)]
+fn unmap(ctx: &impl Args) {
+    begin(ProbeId::Unmap, &Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1)));
+}
+#[inline(always)]
+fn unmapped(ctx: &(impl Args + Ret)) {
+    let key = Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::Unmap, &key, ctx.arg(2), ctx.ret() as i64);
+}
+on_enter!(unmap_enter, unmap);
+on_exit!(unmap_exit, unmapped);
+
+// size_t iommu_unmap_fast(struct iommu_domain *, unsigned long iova, size_t size, struct iommu_iotlb_gather *)
+#[inline(always)]
+fn unmap_fast(ctx: &impl Args) {
+    begin(ProbeId::UnmapFast, &Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1)));
+}
+#[inline(always)]
+fn unmapped_fast(ctx: &(impl Args + Ret)) {
+    let key = Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::UnmapFast, &key, ctx.arg(2), ctx.ret() as i64);
+}
+on_enter!(unmap_fast_enter, unmap_fast);
+on_exit!(unmap_fast_exit, unmapped_fast);

@@ -1,0 +1,237 @@
+//! iommufd: its devices, its fault files, its fault queue objects. These functions may be in a module.
+
+use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_user, macros::map, maps::LruHashMap};
+use iommu_trace_common::{
+    Field, MAX_DELIVERED, NO_ID, Phase, ProbeId,
+    record::{Delivered, File, Iommufd, Object, Return},
+};
+
+use crate::{
+    out::{emit, emit_at, lost, now, thread},
+    probe::{Args, Ret, on_enter_either, on_exit_either},
+    read::{self, get, ptr},
+};
+
+/// `struct iommu_hwpt_pgfault` of include/uapi/linux/iommufd.h: user space's ABI, the same on every kernel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Pgfault {
+    flags: u32,
+    dev_id: u32,
+    pasid: u32,
+    grpid: u32,
+    perm: u32,
+    reserved: u32,
+    addr: u64,
+    length: u32,
+    cookie: u32,
+}
+
+/// A `read` or `write` of a fault file that runs, by thread: a kretprobe is not given the arguments again.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Open {
+    file: u64,
+    fault: u64,
+    buf: u64,
+    count: u64,
+}
+
+#[map]
+static OPEN: LruHashMap<u64, Open> = LruHashMap::with_max_entries(4096, 0);
+
+// static ssize_t iommufd_fault_fops_{read,write}(struct file *, char __user *, size_t, loff_t *)
+#[inline(always)]
+fn file_enter(ctx: &impl Args, probe: ProbeId) {
+    let file = ctx.arg(0);
+    let open = Open { file, fault: ptr(file, Field::FilePrivateData), buf: ctx.arg(1), count: ctx.arg(2) };
+    if OPEN.insert(&thread(), &open, 0).is_err() {
+        lost(probe, Phase::Exit);
+    }
+    emit(ctx, probe, Phase::Enter, File { file, fault: open.fault, count: open.count, ret: 0 });
+}
+
+#[inline(always)]
+fn file_exit(ctx: &(impl EbpfContext + Ret), probe: ProbeId) {
+    let ts = now();
+    let key = thread();
+    // SAFETY: the value is copied out at once, and only this thread's own calls write it.
+    let Some(open) = (unsafe { OPEN.get(&key) }).copied() else { return };
+    let _ = OPEN.remove(&key);
+    let ret = ctx.ret() as i64;
+    if matches!(probe, ProbeId::FaultRead) && ret > 0 {
+        delivered(ctx, ts, &open, ret as u64);
+    }
+    emit_at(ctx, probe, Phase::Exit, ts, File { file: open.file, fault: open.fault, count: open.count, ret });
+}
+
+#[inline(always)]
+fn delivered(ctx: &impl EbpfContext, ts: u64, open: &Open, bytes: u64) {
+    let messages = bytes / size_of::<Pgfault>() as u64;
+    for index in 0..MAX_DELIVERED {
+        if u64::from(index) >= messages {
+            return;
+        }
+        let address = open.buf + u64::from(index) * size_of::<Pgfault>() as u64;
+        // SAFETY: the helper checks the address. The kernel has just written there, so the page is present.
+        let Ok(message) = (unsafe { bpf_probe_read_user(address as *const Pgfault) }) else {
+            lost(ProbeId::FaultRead, Phase::Exit);
+            continue;
+        };
+        emit_at(
+            ctx,
+            ProbeId::FaultRead,
+            Phase::Exit,
+            ts,
+            Delivered {
+                fault: open.fault,
+                addr: message.addr,
+                index,
+                device_id: message.dev_id,
+                pasid: message.pasid,
+                grpid: message.grpid,
+                perm: message.perm,
+                flags: message.flags,
+                cookie: message.cookie,
+                pad: 0,
+            },
+        );
+    }
+    if messages > u64::from(MAX_DELIVERED) {
+        lost(ProbeId::FaultRead, Phase::Exit);
+    }
+}
+
+macro_rules! file {
+    ($probe:ident, $enter:ident, $exit:ident: $fentry:ident, $kprobe:ident, $fexit:ident, $kretprobe:ident) => {
+        #[inline(always)]
+        fn $enter(ctx: &impl Args) {
+            file_enter(ctx, ProbeId::$probe);
+        }
+        #[inline(always)]
+        fn $exit(ctx: &(impl EbpfContext + Ret)) {
+            file_exit(ctx, ProbeId::$probe);
+        }
+        on_enter_either!($fentry, $kprobe, $enter);
+        on_exit_either!($fexit, $kretprobe, $exit);
+    };
+}
+file!(FaultRead, read_enter, read_exit: fault_read_enter, fault_read_kprobe, fault_read_exit, fault_read_kretprobe);
+file!(FaultWrite, write_enter, write_exit: fault_write_enter, fault_write_kprobe, fault_write_exit, fault_write_kretprobe);
+
+#[inline(always)]
+fn object(ctx: &impl Args, probe: ProbeId, object: u64, other: u64) {
+    emit(
+        ctx,
+        probe,
+        Phase::Enter,
+        Object {
+            ptr: object,
+            other,
+            id: get(object, Field::ObjectId).unwrap_or(NO_ID),
+            kind: get(object, Field::ObjectType).unwrap_or(NO_ID),
+        },
+    );
+}
+
+#[inline(always)]
+fn done(ctx: &impl Ret, probe: ProbeId) {
+    emit(ctx, probe, Phase::Exit, Return { ret: 0 });
+}
+
+// void iommufd_auto_response_faults(struct iommufd_hw_pagetable *hwpt, struct iommufd_attach_handle *handle)
+#[inline(always)]
+fn auto_response(ctx: &impl Args) {
+    object(ctx, ProbeId::AutoResponse, ctx.arg(0), ctx.arg(1));
+}
+#[inline(always)]
+fn auto_responded(ctx: &impl Ret) {
+    done(ctx, ProbeId::AutoResponse);
+}
+on_enter_either!(auto_response_enter, auto_response_kprobe, auto_response);
+on_exit_either!(auto_response_exit, auto_response_kretprobe, auto_responded);
+
+// void iommufd_fault_destroy(struct iommufd_object *obj)
+#[inline(always)]
+fn fault_destroy(ctx: &impl Args) {
+    object(ctx, ProbeId::FaultDestroy, ctx.arg(0), 0);
+}
+#[inline(always)]
+fn fault_destroyed(ctx: &impl Ret) {
+    done(ctx, ProbeId::FaultDestroy);
+}
+on_enter_either!(fault_destroy_enter, fault_destroy_kprobe, fault_destroy);
+on_exit_either!(fault_destroy_exit, fault_destroy_kretprobe, fault_destroyed);
+
+#[inline(always)]
+fn iommufd(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, idev: u64, pasid: u32, ret: i64) {
+    emit(
+        ctx,
+        probe,
+        phase,
+        Iommufd {
+            idev,
+            device: read::device(ptr(idev, Field::IdevDev)),
+            ret,
+            id: get(idev, Field::IdevId).unwrap_or(NO_ID),
+            pasid,
+        },
+    );
+}
+
+// struct iommufd_device *iommufd_device_bind(struct iommufd_ctx *, struct device *dev, u32 *id)
+#[inline(always)]
+fn bind(ctx: &impl Args) {
+    emit(
+        ctx,
+        ProbeId::IommufdBind,
+        Phase::Enter,
+        Iommufd { idev: 0, device: read::device(ctx.arg(1)), ret: 0, id: NO_ID, pasid: 0 },
+    );
+}
+#[inline(always)]
+fn bound(ctx: &(impl EbpfContext + Ret)) {
+    let idev = ctx.ret();
+    let ret = read::error_of(idev);
+    iommufd(ctx, ProbeId::IommufdBind, Phase::Exit, if ret == 0 { idev } else { 0 }, 0, ret);
+}
+on_enter_either!(iommufd_bind_enter, iommufd_bind_kprobe, bind);
+on_exit_either!(iommufd_bind_exit, iommufd_bind_kretprobe, bound);
+
+/// A function of iommufd that is given the device first. At its return the device may be gone, so nothing is read.
+macro_rules! on_idev {
+    ($probe:ident, $enter:ident, $exit:ident, |$ctx:ident| $pasid:expr, |$rctx:ident| $ret:expr =>
+     $fentry:ident, $kprobe:ident, $fexit:ident, $kretprobe:ident) => {
+        #[inline(always)]
+        fn $enter($ctx: &impl Args) {
+            iommufd($ctx, ProbeId::$probe, Phase::Enter, $ctx.arg(0), $pasid, 0);
+        }
+        #[inline(always)]
+        fn $exit($rctx: &impl Ret) {
+            iommufd($rctx, ProbeId::$probe, Phase::Exit, 0, 0, $ret);
+        }
+        on_enter_either!($fentry, $kprobe, $enter);
+        on_exit_either!($fexit, $kretprobe, $exit);
+    };
+}
+
+#[inline(always)]
+fn pasid_arg(ctx: &impl Args) -> u32 {
+    if read::settings().iommufd_pasid_arg != 0 { ctx.arg(1) as u32 } else { 0 }
+}
+
+// void iommufd_device_unbind(struct iommufd_device *idev)
+on_idev!(IommufdUnbind, unbind, unbound, |_ctx| 0, |_ctx| 0 =>
+    iommufd_unbind_enter, iommufd_unbind_kprobe, iommufd_unbind_exit, iommufd_unbind_kretprobe);
+// int iommufd_device_attach(struct iommufd_device *idev, [ioasid_t pasid,] u32 *pt_id)
+on_idev!(IommufdAttach, attach, attached, |ctx| pasid_arg(ctx), |ctx| ctx.ret() as i32 as i64 =>
+    iommufd_attach_enter, iommufd_attach_kprobe, iommufd_attach_exit, iommufd_attach_kretprobe);
+// int iommufd_device_replace(struct iommufd_device *idev, [ioasid_t pasid,] u32 *pt_id)
+on_idev!(IommufdReplace, replace, replaced, |ctx| pasid_arg(ctx), |ctx| ctx.ret() as i32 as i64 =>
+    iommufd_replace_enter, iommufd_replace_kprobe, iommufd_replace_exit, iommufd_replace_kretprobe);
+// void iommufd_device_detach(struct iommufd_device *idev[, ioasid_t pasid])
+on_idev!(IommufdDetach, detach, detached, |ctx| pasid_arg(ctx), |_ctx| 0 =>
+    iommufd_detach_enter, iommufd_detach_kprobe, iommufd_detach_exit, iommufd_detach_kretprobe);
+// void iommufd_device_destroy(struct iommufd_object *obj): the object is the device's first member
+on_idev!(IommufdDeviceDestroy, destroy, destroyed, |_ctx| 0, |_ctx| 0 =>
+    iommufd_destroy_enter, iommufd_destroy_kprobe, iommufd_destroy_exit, iommufd_destroy_kretprobe);

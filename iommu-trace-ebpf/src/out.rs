@@ -1,0 +1,97 @@
+//! The one way out: the ring, the stacks, and the count of what did not fit.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_F_FAST_STACK_CMP,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stackid, bpf_ktime_get_ns,
+    },
+    macros::map,
+    maps::{PerCpuArray, RingBuf, StackTrace},
+};
+use iommu_trace_common::{COMM_LEN, Phase, ProbeId, record::Header};
+
+use crate::read;
+
+/// Records, for all CPUs; user space sets the size.
+#[map]
+static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Records that found no room, by probe and phase (`probe * 2 + phase`).
+#[map]
+static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * ProbeId::ALL.len() as u32, 0);
+
+/// Kernel stacks by id.
+#[map]
+static STACKS: StackTrace = StackTrace::with_max_entries(16384, 0);
+
+#[repr(C)]
+struct Framed<T> {
+    header: Header,
+    payload: T,
+}
+
+/// The time on the events' clock.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The current thread, with its process in the upper half.
+#[inline(always)]
+pub fn thread() -> u64 {
+    bpf_get_current_pid_tgid()
+}
+
+/// Counts a record that was lost.
+#[inline(always)]
+pub fn lost(probe: ProbeId, phase: Phase) {
+    if let Some(count) = LOST.get_ptr_mut(probe as u32 * 2 + phase as u32) {
+        // SAFETY: this CPU's own counter; a nested program may make it miss one, which the ring's fullness outweighs.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Sends a record with the present time.
+#[inline(always)]
+pub fn emit<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, payload: T) {
+    emit_at(ctx, probe, phase, now(), payload);
+}
+
+/// Sends a record of something that happened at `ts`.
+#[inline(always)]
+pub fn emit_at<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, payload: T) {
+    let thread = thread();
+    let header = Header {
+        ts,
+        probe: probe as u16,
+        phase: phase as u16,
+        // SAFETY: a helper without arguments.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        pid: (thread >> 32) as u32,
+        tid: thread as u32,
+        stack: stack(ctx),
+        len: size_of::<T>() as u32,
+        comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
+    };
+    match RING.reserve::<Framed<T>>(0) {
+        Some(mut entry) => {
+            entry.write(Framed { header, payload });
+            entry.submit(0);
+        }
+        None => lost(probe, phase),
+    }
+}
+
+#[inline(always)]
+fn stack(ctx: &impl EbpfContext) -> i32 {
+    if read::settings().stacks == 0 {
+        return -1;
+    }
+    // SAFETY: the map is a stack map, and the context is the program's own.
+    let id = unsafe {
+        bpf_get_stackid(ctx.as_ptr(), (&raw const STACKS).cast_mut().cast(), BPF_F_FAST_STACK_CMP as u64)
+    };
+    id as i32
+}

@@ -1,0 +1,72 @@
+//! Builds the BPF programs with whichever BPF toolchain is there, and puts the object where the library includes it.
+
+#[path = "build/toolchain.rs"]
+#[allow(dead_code, missing_docs)]
+mod toolchain;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Set to the path of a ready object to build without a BPF toolchain, as packagers do.
+const OBJECT: &str = "IOMMU_TRACE_BPF_OBJECT";
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo did not set OUT_DIR")?);
+    let object = out_dir.join("iommu-trace.bpf.o");
+    for name in [OBJECT, "BPF_LINKER", "PATH", "XDG_CACHE_HOME"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    for path in ["build.rs", "build", "../iommu-trace-ebpf", "../iommu-trace-common"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let built = match env::var_os(OBJECT) {
+        Some(path) => PathBuf::from(path),
+        None => compile(&target_root(&out_dir).join("bpf"))?,
+    };
+    fs::copy(&built, &object).map_err(|error| format!("cannot copy {} to the build: {error}", built.display()))?;
+    Ok(())
+}
+
+/// The root of cargo's target directory, so that all profiles share one build of the BPF programs.
+fn target_root(out_dir: &Path) -> PathBuf {
+    // <root>[/<triple>]/<profile>/build/<package>/out
+    let profile = out_dir.ancestors().nth(3).unwrap_or(out_dir);
+    let above = profile.parent().unwrap_or(profile);
+    let triple = env::var_os("TARGET").unwrap_or_default();
+    let root = if above.file_name() == Some(&triple) { above.parent().unwrap_or(above) } else { above };
+    root.to_owned()
+}
+
+fn compile(target_dir: &Path) -> Result<PathBuf, String> {
+    let toolchain = toolchain::find().map_err(|missing| missing.to_string())?;
+    let manifest = Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo did not set CARGO_MANIFEST_DIR")?)
+        .join("../iommu-trace-ebpf/Cargo.toml");
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").map_err(|error| format!("CARGO_CFG_TARGET_ARCH: {error}"))?;
+    // One directory an architecture: the same target triple stands for them all.
+    let target_dir = target_dir.join(&arch);
+    let status = toolchain
+        .cargo_build(&arch)
+        .args(["--bin", "iommu-trace-ebpf", "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .status()
+        .map_err(|error| format!("cannot run {:?}: {error}", toolchain.compiler))?;
+    if !status.success() {
+        return Err(format!("building the BPF programs with {:?} failed: {status}", toolchain.compiler));
+    }
+    Ok(target_dir.join(toolchain::TARGET).join("release/iommu-trace-ebpf"))
+}
