@@ -37,10 +37,8 @@ pub fn choose(accel: Accel, icount: bool, kernel: &Image, programs: &Programs) -
         // Counting instructions is TCG's alone.
         Accel::Kvm if icount => bail!("--icount works with TCG only: leave --accel kvm out"),
         Accel::Kvm => Ok(Accelerator::Kvm),
-        Accel::Tcg => Ok(Accelerator::Tcg),
-        Accel::Auto if icount => Ok(Accelerator::Tcg),
-        Accel::Auto if kvm_works(kernel, programs)? => Ok(Accelerator::Kvm),
-        Accel::Auto => Ok(Accelerator::Tcg),
+        Accel::Auto if !icount && kvm_works(kernel, programs)? => Ok(Accelerator::Kvm),
+        Accel::Auto | Accel::Tcg => Ok(Accelerator::Tcg),
     }
 }
 

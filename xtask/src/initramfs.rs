@@ -146,8 +146,11 @@ mod tests {
 
     use super::*;
 
-    /// Reads an archive back: name → (mode, content), and the names in order.
-    fn unpack(archive: Vec<u8>) -> (BTreeMap<String, (u32, Vec<u8>)>, Vec<String>) {
+    /// Name → mode and content.
+    type Files = BTreeMap<String, (u32, Vec<u8>)>;
+
+    /// Reads an archive back: what is in it, and the names in order.
+    fn unpack(archive: Vec<u8>) -> (Files, Vec<String>) {
         let (mut files, mut order) = (BTreeMap::new(), Vec::new());
         let mut input = Cursor::new(archive);
         loop {

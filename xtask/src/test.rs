@@ -1,9 +1,288 @@
-//! stub
-use anyhow::Result;
-/// stub
-#[derive(clap::Args, Clone, Debug)]
-pub struct Arguments {}
-/// stub
-pub fn main(_: &Arguments) -> Result<u8> {
-    Ok(0)
+//! `cargo xtask test`: every check and test, in one list.
+
+use std::{
+    fs,
+    io::{Write, stdout},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{
+    command::{self, tail},
+    guest_tests::{self, Ctx, GuestTest},
+    progress::elapsed,
+    setup, workspace,
+};
+
+/// Lines of a failed step's output that are shown.
+const TAIL: usize = 60;
+
+/// The BPF crate builds for its own target only; iommu-trace's build script sees to that.
+const HOST_PACKAGES: &[&str] = &["--workspace", "--exclude", "iommu-trace-ebpf"];
+
+/// Options of `cargo xtask test`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Run only the steps of this name, or whose names start with it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Show the steps, and run none
+    #[arg(long)]
+    list: bool,
+    /// Take what is installed as it is, and install nothing
+    #[arg(long)]
+    no_setup: bool,
+}
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    fn of(passed: bool) -> Self {
+        Self { passed: usize::from(passed), failed: usize::from(!passed) }
+    }
+}
+
+/// How a step went: its tests, and what to show if any failed.
+type Report = (Tally, String);
+
+/// What a step does.
+enum Action {
+    /// One check: cargo with these arguments and variables succeeds.
+    Check(Vec<&'static str>, &'static [(&'static str, &'static str)]),
+    /// `cargo test` with these arguments: as many tests as it counts.
+    CargoTest(Vec<&'static str>),
+    /// One test in a guest.
+    Guest(&'static GuestTest),
+}
+
+/// One step.
+struct Step {
+    name: String,
+    about: &'static str,
+    action: Action,
+}
+
+fn steps() -> Vec<Step> {
+    let step = |name: &str, about, action| Step { name: name.to_owned(), about, action };
+    let hosted = |before: &[&'static str], after: &[&'static str]| [before, HOST_PACKAGES, after].concat();
+    let mut steps = vec![
+        step("fmt", "formatting", Action::Check(vec!["fmt", "--all", "--check"], &[])),
+        step("bpf", "the BPF object builds", Action::Check(vec!["build", "--package", "iommu-trace"], &[])),
+        step(
+            "clippy",
+            "lints",
+            Action::Check(hosted(&["clippy"], &["--all-targets", "--", "--deny", "warnings"]), &[]),
+        ),
+        step(
+            "docs",
+            "documentation builds without warnings",
+            Action::Check(hosted(&["doc"], &["--no-deps"]), &[("RUSTDOCFLAGS", "--deny warnings")]),
+        ),
+        step("unit", "unit and documentation tests", Action::CargoTest(hosted(&["test"], &["--no-fail-fast"]))),
+    ];
+    steps.extend(guest_tests::all().map(|test| Step {
+        name: format!("guest/{}", test.name),
+        about: test.about,
+        action: Action::Guest(test),
+    }));
+    steps
+}
+
+/// Runs the steps; the exit status is 1 if a test failed. The last line printed is `N passed, N failed`.
+pub fn main(arguments: &Arguments) -> Result<u8> {
+    let steps = select(steps(), &arguments.only)?;
+    if arguments.list {
+        for step in &steps {
+            println!("{:<28} {}", step.name, step.about);
+        }
+        return Ok(0);
+    }
+    let started = Instant::now();
+    let mut total = Tally::default();
+    let mut failures = Vec::new();
+    if !arguments.no_setup
+        && let Err(error) = setup::ensure()
+    {
+        total.failed += 1;
+        failures.push(("setup".to_owned(), format!("{error:#}")));
+    } else {
+        let ctx = Ctx::default();
+        for step in &steps {
+            print!("{:<28} ", step.name);
+            stdout().flush().ok();
+            let at = Instant::now();
+            let (tally, output) = run(step, &ctx);
+            println!("{}", line(tally, at.elapsed()));
+            total.passed += tally.passed;
+            total.failed += tally.failed;
+            if tally.failed > 0 {
+                failures.push((step.name.clone(), output));
+            }
+        }
+    }
+    for (name, output) in &failures {
+        println!("\n---- {name} failed; its output ends\n{}", tail(output, TAIL));
+    }
+    println!("\ntook {}", elapsed(started.elapsed()));
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(u8::from(total.failed > 0))
+}
+
+fn select(steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>> {
+    for name in only {
+        if !steps.iter().any(|step| step.name.starts_with(name.as_str())) {
+            bail!("no step is called {name}: `cargo xtask test --list` shows them");
+        }
+    }
+    let wanted = |step: &Step| only.is_empty() || only.iter().any(|name| step.name.starts_with(name.as_str()));
+    Ok(steps.into_iter().filter(wanted).collect())
+}
+
+fn run(step: &Step, ctx: &Ctx) -> Report {
+    let report = match &step.action {
+        Action::Check(args, variables) => cargo(args, variables).map(|(ok, output)| (Tally::of(ok), output)),
+        Action::CargoTest(args) => cargo(args, &[]).map(|(ok, output)| {
+            let mut tally = count(&output);
+            if !ok && tally.failed == 0 {
+                // It did not compile, or a test ended its whole process.
+                tally.failed = 1;
+            }
+            (tally, failed_tests(&output))
+        }),
+        Action::Guest(test) => test.run(ctx).map(|()| (Tally::of(true), String::new())),
+    };
+    report.unwrap_or_else(|error| (Tally::of(false), format!("{error:#}")))
+}
+
+/// Runs cargo; whether it succeeded, and all that it said.
+fn cargo(args: &[&str], variables: &[(&str, &str)]) -> Result<(bool, String)> {
+    let output = tempfile::NamedTempFile::new().context("cannot make a file for the output")?;
+    // Both append to one file, so that their lines come in the order they were said.
+    let append = || fs::OpenOptions::new().append(true).open(output.path());
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace::root())
+        .args(args)
+        .envs(variables.iter().copied())
+        .env("CARGO_TERM_COLOR", "never")
+        .stdin(Stdio::null())
+        .stdout(append()?)
+        .stderr(append()?);
+    let status = cargo.status().map_err(|error| command::cannot_start(&cargo, &error))?;
+    let said = fs::read(output.path()).context("cannot read the output")?;
+    Ok((status.success(), format!("{}\n$ {}", String::from_utf8_lossy(&said), command::shown(&cargo))))
+}
+
+/// Adds up the `test result:` lines of `cargo test`.
+fn count(output: &str) -> Tally {
+    let mut tally = Tally::default();
+    for line in output.lines().filter_map(|l| l.strip_prefix("test result: ")) {
+        let number = |what: &str| -> usize {
+            line.split([';', '.'])
+                .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+                .unwrap_or_default()
+        };
+        tally.passed += number("passed");
+        tally.failed += number("failed");
+    }
+    tally
+}
+
+/// What matters of a failed `cargo test`: what the failed tests said, or everything if it did not come to tests.
+fn failed_tests(output: &str) -> String {
+    let mut text = String::new();
+    let mut inside = false;
+    for line in output.lines() {
+        if line == "failures:" {
+            inside = true;
+        } else if line.starts_with("test result: ") {
+            inside = false;
+        }
+        if inside {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    if text.is_empty() { output.to_owned() } else { text }
+}
+
+/// One line about a step.
+fn line(tally: Tally, time: Duration) -> String {
+    let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
+    let count = if tally.passed + tally.failed > 1 {
+        format!("{} passed, {} failed, ", tally.passed, tally.failed)
+    } else {
+        String::new()
+    };
+    format!("{verdict:<7} ({count}{})", elapsed(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const OUTPUT: &str = "\
+running 2 tests
+test a ... ok
+test b ... FAILED
+
+failures:
+
+---- b stdout ----
+thread 'b' panicked: expected 1 failed; 9 passed
+
+failures:
+    b
+
+test result: FAILED. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+   Doc-tests x
+test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+
+    #[test]
+    fn the_results_of_several_test_programs_are_added_up() {
+        assert_eq!(count(OUTPUT), Tally { passed: 16, failed: 1 });
+        assert_eq!(count("error: could not compile"), Tally::default());
+    }
+
+    #[test]
+    fn only_what_failed_tests_said_is_shown() {
+        let text = failed_tests(OUTPUT);
+        assert!(text.contains("panicked") && !text.contains("test a"), "{text}");
+        assert_eq!(failed_tests("error: could not compile"), "error: could not compile");
+    }
+
+    #[test]
+    fn steps_are_selected_by_name_or_its_beginning() {
+        let names = |only: &str| -> Vec<String> {
+            select(steps(), &[only.to_owned()]).unwrap().into_iter().map(|s| s.name).collect()
+        };
+        assert_eq!(names("fmt"), ["fmt"]);
+        assert!(names("guest/").len() > 2 && names("guest/").iter().all(|n| n.starts_with("guest/")));
+        assert!(select(steps(), &["nothing".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn step_names_are_unique() {
+        let all = steps();
+        let names: BTreeSet<_> = all.iter().map(|s| &s.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn a_step_of_one_test_needs_no_count() {
+        assert_eq!(line(Tally::of(true), Duration::from_millis(1500)), "ok      (1.5 s)");
+        assert!(line(Tally { passed: 2, failed: 1 }, Duration::ZERO).starts_with("FAILED  (2 passed, 1 failed"));
+    }
 }

@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_configuration_without_btf_is_refused_by_name() {
-        let whole: String = ESSENTIAL.iter().map(|o| format!("{o}=y\n")).collect();
+        let whole = format!("{}=y\n", ESSENTIAL.join("=y\n"));
         assert!(check_config(&whole).is_ok());
         let without = whole.replace("CONFIG_DEBUG_INFO_BTF=y", "# CONFIG_DEBUG_INFO_BTF is not set");
         let error = check_config(&without).unwrap_err().to_string();
