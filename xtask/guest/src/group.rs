@@ -33,12 +33,15 @@ impl Group {
     pub fn set_default_domain(self, truth: &Truth, asked: &str) -> Tried<()> {
         let before = self.default_domain();
         let (outcome, result) = Outcome::of(|| pci::write(&self.path("type"), asked));
+        let after = self.default_domain();
+        let core = before != after && !(before == "DMA" && after == "DMA-FQ");
         truth.tell(&Fact::DefaultDomain {
             group: self.0,
             devices: self.devices(),
             asked: asked.to_owned(),
             before,
-            after: self.default_domain(),
+            after,
+            core,
             outcome,
         });
         result

@@ -146,6 +146,7 @@ impl Iommufd {
             fault_id: fault_id.unwrap_or(0),
             ..HwptAlloc::sized()
         };
+        let flags = cmd.flags;
         ioctl(self.fd(), &mut cmd, || format!("page table on {pt_id} for device {device_id}, flags {flags:#x}"))?;
         Ok(cmd.out_hwpt_id)
     }
@@ -194,7 +195,7 @@ impl Iommufd {
             };
             ioctl(self.fd(), &mut cmd, || format!("ioas {ioas_id}, {iova:#x}+{length:#x}")).map(drop)
         });
-        self.truth.tell(&Fact::Map { ioas_id, iova: Hex(iova), length, outcome });
+        self.truth.tell(&Fact::Map { ioas_id: Some(ioas_id), iova: Hex(iova), length, outcome });
         result
     }
 
@@ -207,7 +208,7 @@ impl Iommufd {
             unmapped = cmd.length;
             Ok(unmapped)
         });
-        self.truth.tell(&Fact::Unmap { ioas_id, iova: Hex(iova), length, unmapped, outcome });
+        self.truth.tell(&Fact::Unmap { ioas_id: Some(ioas_id), iova: Hex(iova), length, unmapped, outcome });
         result
     }
 

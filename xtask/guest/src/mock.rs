@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::DirEntryExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
@@ -64,8 +65,6 @@ pub struct Features {
     pub mock: bool,
     /// The test device attaches by PASID.
     pub pasid_attach: bool,
-    /// iommufd passes a handle with every attach (since 6.15), not only with fault-capable ones.
-    pub always_handle: bool,
 }
 
 impl Features {
@@ -73,10 +72,8 @@ impl Features {
     pub fn probe(fd: &Iommufd) -> Self {
         let mock = fd.has_test_device();
         let pasid_attach = mock && fd.has_test_pasid();
-        // The function came with the change that made handles universal.
-        let always_handle = pasid_attach || has_symbol("iommu_replace_device_pasid");
-        fd.truth().tell(&Fact::Features { mock, pasid_attach, always_handle });
-        Self { mock, pasid_attach, always_handle }
+        fd.truth().tell(&Fact::Features { mock, pasid_attach });
+        Self { mock, pasid_attach }
     }
 
     /// Fails as "not applicable" on a kernel without the test device.
@@ -96,12 +93,6 @@ impl Features {
         }
         Ok(self)
     }
-}
-
-/// Whether the kernel has a function of that name.
-fn has_symbol(name: &str) -> bool {
-    fs::read_to_string("/proc/kallsyms")
-        .is_ok_and(|text| text.lines().any(|line| line.split_whitespace().nth(2) == Some(name)))
 }
 
 /// Opens `/dev/iommu` and probes it; "not applicable" without it.
@@ -147,9 +138,11 @@ const MOCK_DEVICES: &str = "/sys/bus/iommufd_mock/devices";
 /// Serialises making devices, so that the new name is the one that was not there before.
 static CREATE: Mutex<()> = Mutex::new(());
 
-fn mock_names() -> BTreeSet<String> {
+/// The mock devices there are. A name is used again at once, the number of its sysfs entry is not: together
+/// they tell a new device from an old one.
+fn mock_devices() -> BTreeSet<(String, u64)> {
     let Ok(dir) = fs::read_dir(MOCK_DEVICES) else { return BTreeSet::new() };
-    dir.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    dir.flatten().filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.ino()))).collect()
 }
 
 /// The group of a mock device, from sysfs.
@@ -162,12 +155,12 @@ impl Mock {
     /// Makes a device with `flags` on `pt`. `None` is a failure that was wanted.
     pub fn create_as(fd: &Arc<Iommufd>, pt: Pt, flags: u32, expect: Expect) -> Result<Option<Self>> {
         let guard = CREATE.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = mock_names();
+        let before = mock_devices();
         let (outcome, result) = Outcome::of(|| fd.mock_domain(pt.id, flags));
-        let mut new = mock_names().into_iter().filter(|name| !before.contains(name));
+        let mut new = mock_devices().into_iter().filter(|device| !before.contains(device));
         // Another process may have made one at the same time: then better no name than a wrong one.
         let name = match (new.next(), new.next()) {
-            (Some(name), None) => Some(name),
+            (Some((name, _)), None) => Some(name),
             _ => None,
         };
         drop(guard);

@@ -1,6 +1,6 @@
 //! System calls: ioctl, clock, thread id, signals. The only `unsafe` outside `edu` lives here.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_ulong};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -50,6 +50,17 @@ pub fn ioctl<C: Command>(fd: BorrowedFd<'_>, cmd: &mut C, context: impl FnOnce()
         return Err(Failure::from_io(&error, format!("{} ({})", C::NAME, context())));
     }
     Ok(ret)
+}
+
+/// Runs an ioctl whose argument is a value, not a pointer.
+pub fn ioctl_value(fd: BorrowedFd<'_>, request: c_ulong, value: c_ulong, tried: &str) -> Tried<()> {
+    // SAFETY: nothing is passed that the kernel could take for an address, if the request takes a value, as all
+    // callers' do; the descriptor is borrowed, hence open.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request, value) };
+    if ret < 0 {
+        return Err(Failure::from_io(&io::Error::last_os_error(), tried));
+    }
+    Ok(())
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.

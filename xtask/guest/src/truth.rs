@@ -77,6 +77,8 @@ pub enum Via {
     Mock,
     /// VFIO's device file.
     Vfio,
+    /// VFIO's container, which knows no iommufd.
+    VfioContainer,
 }
 
 /// `attach`, `replace` and `detach` of one slot.
@@ -204,7 +206,6 @@ pub enum Fact {
     Features {
         mock: bool,
         pasid_attach: bool,
-        always_handle: bool,
     },
     /// An iommufd object was made.
     Alloc {
@@ -267,17 +268,19 @@ pub enum Fact {
         #[serde(flatten)]
         outcome: Outcome,
     },
-    /// `IOMMU_IOAS_MAP`.
+    /// `IOMMU_IOAS_MAP`; without `ioas_id`, the container's `VFIO_IOMMU_MAP_DMA`.
     Map {
-        ioas_id: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ioas_id: Option<u32>,
         iova: Hex,
         length: u64,
         #[serde(flatten)]
         outcome: Outcome,
     },
-    /// `IOMMU_IOAS_UNMAP`; `unmapped` bytes went.
+    /// `IOMMU_IOAS_UNMAP` or `VFIO_IOMMU_UNMAP_DMA`; `unmapped` bytes went.
     Unmap {
-        ioas_id: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ioas_id: Option<u32>,
         iova: Hex,
         length: u64,
         unmapped: u64,
@@ -291,6 +294,8 @@ pub enum Fact {
         asked: String,
         before: String,
         after: String,
+        /// Whether the group got another domain: DMA becomes DMA-FQ in place, and the same type is no change.
+        core: bool,
         #[serde(flatten)]
         outcome: Outcome,
     },
@@ -466,7 +471,7 @@ mod tests {
     #[test]
     fn lines_are_flat_and_addresses_hexadecimal() {
         let outcome = Outcome { ret: -22, errno: Some("EINVAL"), ts0: 1, ts1: 2 };
-        let fact = Fact::Map { ioas_id: 1, iova: Hex(0x1000), length: 4096, outcome };
+        let fact = Fact::Map { ioas_id: Some(1), iova: Hex(0x1000), length: 4096, outcome };
         let value = json(&fact);
         assert_eq!(value["truth"], "map");
         assert_eq!(value["iova"], "0x1000");
@@ -481,5 +486,20 @@ mod tests {
         assert_eq!(json(&fact)["truth"], fact.kind());
         let fact = Fact::Ready { slots: 1, ts: 2 };
         assert_eq!(json(&fact)["truth"], fact.kind());
+    }
+
+    #[test]
+    fn the_readme_has_a_row_for_every_kind() {
+        let readme = include_str!("../README.md");
+        let source = include_str!("truth.rs");
+        let kinds: Vec<_> = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \"")?.1.strip_suffix("\","))
+            .collect();
+        assert_eq!(kinds.len(), 22);
+        for kind in kinds {
+            let named = readme.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{kind}`")));
+            assert!(named, "README.md does not describe {kind}");
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! `include/uapi/linux/vfio.h`: binding a VFIO device to iommufd and moving it between page tables.
+//! `include/uapi/linux/vfio.h`: a VFIO device on iommufd, moved between page tables, and the older container.
 
-use super::commands;
+use std::ffi::c_ulong;
+
+use super::{commands, io};
 
 /// `VFIO_BASE`.
 const BASE: u8 = 100;
@@ -39,4 +41,56 @@ commands! {
     BindIommufd = BASE + 18, "VFIO_DEVICE_BIND_IOMMUFD", 16 bytes;
     AttachPt = BASE + 19, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", 16 bytes;
     DetachPt = BASE + 20, "VFIO_DEVICE_DETACH_IOMMUFD_PT", 12 bytes;
+}
+
+/// `VFIO_SET_IOMMU`: its argument is a value, the kind of IOMMU.
+pub const SET_IOMMU: c_ulong = io(BASE + 2);
+/// `VFIO_TYPE1v2_IOMMU`.
+pub const TYPE1V2_IOMMU: c_ulong = 3;
+/// `VFIO_GROUP_UNSET_CONTAINER`: no argument.
+pub const GROUP_UNSET_CONTAINER: c_ulong = io(BASE + 5);
+
+/// The argument of `VFIO_GROUP_SET_CONTAINER`: a pointer to the container's descriptor.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct GroupSetContainer {
+    pub container: i32,
+}
+
+/// The argument of `VFIO_GROUP_GET_DEVICE_FD`: the device's name as a C string. The request returns a descriptor.
+#[repr(C)]
+#[derive(Debug)]
+pub struct GroupGetDeviceFd {
+    pub name: [u8; 64],
+}
+
+/// `VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE`.
+pub const DMA_MAP_READ_WRITE: u32 = 0b11;
+
+/// `struct vfio_iommu_type1_dma_map`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct DmaMap {
+    pub argsz: u32,
+    pub flags: u32,
+    pub vaddr: u64,
+    pub iova: u64,
+    pub size: u64,
+}
+
+/// `struct vfio_iommu_type1_dma_unmap` without its flexible array.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct DmaUnmap {
+    pub argsz: u32,
+    pub flags: u32,
+    pub iova: u64,
+    pub size: u64,
+}
+
+commands! {
+    GroupSetContainer = BASE + 4, "VFIO_GROUP_SET_CONTAINER", 4 bytes;
+    GroupGetDeviceFd = BASE + 6, "VFIO_GROUP_GET_DEVICE_FD", 64 bytes;
+    DmaMap = BASE + 13, "VFIO_IOMMU_MAP_DMA", 32 bytes;
+    DmaUnmap = BASE + 14, "VFIO_IOMMU_UNMAP_DMA", 24 bytes;
 }

@@ -207,7 +207,7 @@ fn pasids(args: &Args, mock: &mut Mock, ioas: Pt, plain: Pt) -> Result<()> {
 fn pasid_failures(args: &Args, mock: &mut Mock, [one, two]: [Pt; 2], plain: Pt) -> Result<()> {
     let invalid = |why| Expect::Refused(libc::EINVAL, why);
     let free = args.pasids + 1;
-    mock.pasid_attach(1, one, invalid("the PASID is attached to another page table"))?;
+    mock.pasid_attach(1, one, Expect::Refused(libc::EBUSY, "the PASID is attached already"))?;
     mock.pasid_attach(free, plain, invalid("the page table was not allocated for PASIDs"))?;
     mock.pasid_attach(free, Pt::missing(), Expect::Refused(libc::ENOENT, "there is no such object"))?;
     mock.replace(free, one, invalid("the PASID is not attached"))?;

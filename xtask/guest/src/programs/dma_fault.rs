@@ -88,6 +88,9 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
         edu.dma(truth, args.addr + u64::from(n) * 4096, 64, args.direction.write(n))?;
         pause(Duration::from_millis(args.interval));
     }
+    // The fault comes by an interrupt of its own, after the transfer: do not end (and with it a tracer that
+    // waits for this program) before the last one.
+    pause(Duration::from_millis(200));
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::NotApplicable;
+use crate::container::Container;
 use crate::iommufd::{Iommufd, Pt};
 use crate::mock::{Expect, open};
 use crate::sys::Buffer;
@@ -20,6 +21,9 @@ pub struct Args {
     /// Rounds of attach, replaces, map, unmap, detach.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub cycles: u32,
+    /// Use VFIO's container instead of iommufd: attach, map, unmap, detach.
+    #[arg(long)]
+    pub container: bool,
     /// Leave out what has to fail.
     #[arg(long)]
     pub no_failures: bool,
@@ -27,18 +31,27 @@ pub struct Args {
 
 /// Where the program maps: below the MSI window of every machine here.
 const IOVA: u64 = 0x1000_0000;
-const LENGTH: usize = 64 * 4096;
+/// How much it maps.
+pub const LENGTH: usize = 64 * 4096;
 
 /// Runs the program.
 pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     let pci = pick(args.device.as_deref())?;
-    let (fd, features) = open(truth)?;
+    if args.container {
+        let claimed = Claimed::new(pci, truth)?;
+        let buffer = Buffer::new(LENGTH)?;
+        for _ in 0..args.cycles {
+            container_cycle(&claimed, truth, &buffer)?;
+        }
+        return Ok(());
+    }
+    let (fd, _) = open(truth)?;
     let claimed = Claimed::new(pci, truth)?;
     let ioas = fd.ioas_alloc()?;
     let mut device = claimed.open(&fd)?;
     let buffer = Buffer::new(LENGTH)?;
     for _ in 0..args.cycles {
-        cycle(args, features.always_handle, &fd, ioas, &mut device, &buffer)?;
+        cycle(args, &fd, ioas, &mut device, &buffer)?;
     }
     // The last attachment is left for the close to undo.
     device.attach(ioas, Expect::Success)?;
@@ -50,14 +63,16 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     Ok(())
 }
 
-fn cycle(
-    args: &Args,
-    always_handle: bool,
-    fd: &Arc<Iommufd>,
-    ioas: Pt,
-    device: &mut Vfio,
-    buffer: &Buffer,
-) -> Result<()> {
+/// One round with the container.
+pub fn container_cycle(claimed: &Claimed, truth: &Arc<Truth>, buffer: &Buffer) -> Result<()> {
+    let container = Container::open(claimed, truth)?;
+    container.map(IOVA, buffer.addr(), LENGTH as u64)?;
+    let unmapped = container.unmap(IOVA, LENGTH as u64)?;
+    ensure!(unmapped == LENGTH as u64, "{unmapped} bytes went where {LENGTH} were mapped");
+    Ok(container.close()?)
+}
+
+fn cycle(args: &Args, fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio, buffer: &Buffer) -> Result<()> {
     let one = hwpt(fd, device, ioas)?;
     let two = hwpt(fd, device, ioas)?;
     device.attach(ioas, Expect::Success)?;
@@ -67,7 +82,7 @@ fn cycle(
     // The page table that is already there: a success that the core never hears of.
     device.attach(two, Expect::Success)?;
     if !args.no_failures {
-        failures(always_handle, fd, ioas, device)?;
+        failures(fd, ioas, device)?;
     }
     fd.unmap(ioas.id, IOVA, LENGTH as u64)?;
     device.detach()?;
@@ -87,7 +102,7 @@ fn hwpt(fd: &Iommufd, device: &Vfio, ioas: Pt) -> Result<Pt> {
 }
 
 /// Moves that must fail and leave the device where it is.
-fn failures(always_handle: bool, fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio) -> Result<()> {
+fn failures(fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio) -> Result<()> {
     let no_pt = Expect::Refused(libc::EINVAL, "the object is no page table");
     let missing = Expect::Refused(libc::ENOENT, "there is no such object");
     device.attach(Pt::wrong(device.device_id), no_pt)?;
@@ -98,9 +113,7 @@ fn failures(always_handle: bool, fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio)
     match fd.hwpt_paging(device.device_id, ioas, 0, Some(queue.id)) {
         Ok(faulting) => {
             let why = "the device makes no page requests";
-            // Older kernels enable page requests before they call the core.
-            let expect =
-                if always_handle { Expect::Failed(libc::ENODEV, why) } else { Expect::Refused(libc::ENODEV, why) };
+            let expect = Expect::Failed(libc::ENODEV, why);
             device.attach(faulting, expect)?;
             fd.destroy("hwpt_paging", faulting.id)?;
         }

@@ -1,5 +1,6 @@
 //! `workload`: a mix of what this machine can do: at a human's pace for a demonstration, or as a storm.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::edu::Edu;
 use crate::iommufd::{FaultQueue, Iommufd, Pt};
 use crate::mock::{Expect, Features, Mock, open};
 use crate::pci::Pci;
-use crate::programs::default_domain;
+use crate::programs::{default_domain, vfio};
 use crate::sys::{self, Buffer};
 use crate::truth::{Code, Fact, Truth};
 use crate::vfio::{Claimed, pick};
@@ -233,23 +234,29 @@ fn edu_scene(pci: &Pci, fd: Option<&Arc<Iommufd>>, truth: &Arc<Truth>, pace: &Pa
     if group.default_domain() == "identity" {
         group.set_default_domain(truth, "DMA")?;
     }
-    let vfio = std::path::Path::new("/sys/bus/pci/drivers/vfio-pci").exists();
-    if let (Some(fd), true) = (fd, vfio && pace.next()) {
-        let ioas = fd.ioas_alloc()?;
-        let claimed = Claimed::new(pci.clone(), truth)?;
-        let mut device = claimed.open(fd)?;
-        let buffer = Buffer::new(16 * 4096)?;
-        device.attach(ioas, Expect::Success)?;
-        paced! { pace;
-            fd.map(ioas.id, APERTURE_START, buffer.addr(), 16 * 4096)?;
-            fd.unmap(ioas.id, APERTURE_START, 16 * 4096)?;
-        }
-        device.detach()?;
-        device.close();
-        drop(claimed);
-        fd.destroy("ioas", ioas.id)?;
+    if !vfio_pci() || !pace.next() {
+        return Ok(());
     }
+    let claimed = Claimed::new(pci.clone(), truth)?;
+    let buffer = Buffer::new(vfio::LENGTH)?;
+    let Some(fd) = fd else { return vfio::container_cycle(&claimed, truth, &buffer) };
+    let ioas = fd.ioas_alloc()?;
+    let mut device = claimed.open(fd)?;
+    device.attach(ioas, Expect::Success)?;
+    if pace.next() {
+        fd.map(ioas.id, APERTURE_START, buffer.addr(), vfio::LENGTH as u64)?;
+        pause(pace.step);
+        fd.unmap(ioas.id, APERTURE_START, vfio::LENGTH as u64)?;
+    }
+    device.detach()?;
+    device.close();
+    fd.destroy("ioas", ioas.id)?;
     Ok(())
+}
+
+/// Whether vfio-pci is there to be used.
+fn vfio_pci() -> bool {
+    Path::new("/sys/bus/pci/drivers/vfio-pci").exists()
 }
 
 /// One DMA fault, if the device is free.
@@ -260,7 +267,10 @@ fn dma(pci: &Pci, truth: &Truth) -> Result<()> {
 }
 
 fn run_storm(args: &Storm, truth: &Arc<Truth>) -> Result<()> {
-    let (fd, features) = open(truth)?;
+    let (fd, features) = match open(truth) {
+        Err(error) if error.is::<NotApplicable>() && vfio_pci() => return container_storm(args, truth),
+        result => result?,
+    };
     let seconds = Duration::from_secs_f64(args.seconds.clamp(0.0, 1e6));
     let end = Instant::now() + seconds;
     if !mock_works(&fd, features)? {
@@ -334,5 +344,16 @@ fn vfio_storm(fd: &Arc<Iommufd>, truth: &Arc<Truth>, end: Instant) -> Result<()>
     device.close();
     fd.destroy("hwpt_paging", one.id)?;
     fd.destroy("ioas", ioas.id)?;
+    Ok(())
+}
+
+/// Without iommufd: the same with VFIO's container.
+fn container_storm(args: &Storm, truth: &Arc<Truth>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs_f64(args.seconds.clamp(0.0, 1e6));
+    let claimed = Claimed::new(pick(None)?, truth)?;
+    let buffer = Buffer::new(vfio::LENGTH)?;
+    while Instant::now() < end && !sys::stopped() {
+        vfio::container_cycle(&claimed, truth, &buffer)?;
+    }
     Ok(())
 }
