@@ -4,8 +4,8 @@
 //! VFIO on an emulated IOMMU, a group's default domain, a DMA fault. What they write is the ground truth that
 //! a tracer's output is compared with; README.md beside this crate is its schema.
 //!
-//! Layers, each using only those above it: [`abi`] is the kernel's headers as plain data; [`sys`] makes the
-//! calls; [`truth`] writes lines; `iommufd`, `mock`, `vfio`, `container`, `pci`, `group`, `edu` are typed handles that tell
+//! Layers, each using only those above it: `abi` is the kernel's headers as plain data; `sys` makes the
+//! calls; `truth` writes lines; `iommufd`, `mock`, `vfio`, `container`, `pci`, `group`, `edu` are typed handles that tell
 //! what they do; `programs` puts them in an order.
 
 mod abi;
