@@ -67,3 +67,6 @@ pub mod slot {
     /// The group is complete; `pasid` holds how many entries could not be followed.
     pub const END: u32 = 4;
 }
+
+/// Lost records by probe and phase: index `probe * 2 + phase`.
+pub type LossCounters = [u64; 2 * ProbeId::ALL.len()];

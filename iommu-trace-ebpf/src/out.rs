@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, RingBuf, StackTrace},
 };
-use iommu_trace_common::{COMM_LEN, Phase, ProbeId, record::Header};
+use iommu_trace_common::{COMM_LEN, LossCounters, Phase, ProbeId, record::Header};
 
 use crate::read;
 
@@ -17,9 +17,9 @@ use crate::read;
 #[map]
 static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Records that found no room, by probe and phase (`probe * 2 + phase`).
+/// Records that found no room, by probe and phase ([`LossCounters`]): one value, so that one look tells all.
 #[map]
-static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * ProbeId::ALL.len() as u32, 0);
+static LOST: PerCpuArray<LossCounters> = PerCpuArray::with_max_entries(1, 0);
 
 /// Kernel stacks by id.
 #[map]
@@ -47,9 +47,12 @@ pub fn thread() -> u64 {
 /// Counts a record that was lost.
 #[inline(always)]
 pub fn lost(probe: ProbeId, phase: Phase) {
-    if let Some(count) = LOST.get_ptr_mut(probe as u32 * 2 + phase as u32) {
-        // SAFETY: this CPU's own counter; a nested program may make it miss one, which the ring's fullness outweighs.
-        unsafe { *count += 1 };
+    if let Some(counters) = LOST.get_ptr_mut(0) {
+        // SAFETY: this CPU's own counters, indexed by constants within their length.
+        unsafe {
+            let count = (&raw mut (*counters)[probe as usize * 2 + phase as usize]).cast::<u64>();
+            *count += 1;
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! device's fault takes to find its device.
 
 pub mod event;
+pub mod kernel;
 pub mod model;
+pub mod output;
 pub mod probes;
 pub mod source;

@@ -1,9 +1,15 @@
 //! The catalogue of probes, what is planned, and what became of each.
 
-use serde::Serialize;
+pub mod catalogue;
+mod plan;
+
+use serde::{Deserialize, Serialize};
+
+pub use catalogue::{CATALOGUE, Probe, Reach};
+pub use plan::{Machine, Plan, Planned, Program, Way};
 
 /// What became of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Attached (or, in `doctor`, attachable).
@@ -17,11 +23,11 @@ pub enum Verdict {
 }
 
 /// One probe and its verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
     /// The kernel function or tracepoint.
     pub function: String,
-    /// `fentry`, `fexit`, `kprobe`, `kretprobe`, `tp_btf`.
+    /// `fentry`, `fexit`, `fentry+fexit`, `kprobe`, `tp_btf` …
     pub kind: String,
     /// Its topic.
     pub topic: String,

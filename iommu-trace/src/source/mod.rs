@@ -3,6 +3,7 @@
 //! A [`Source`] is polled on a thread of its own ([`spawn`]), so that neither a slow terminal nor a busy model ever
 //! slows the reader of the ring; consumers take [`Batch`]es from a bounded channel.
 
+pub mod live;
 mod stream;
 
 use std::{sync::Arc, time::Duration};

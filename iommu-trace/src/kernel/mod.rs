@@ -1,0 +1,171 @@
+//! What this kernel is: its types, symbols, and how it treats attach handles.
+
+mod btf;
+mod offsets;
+mod symbols;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
+
+use crate::model::Features;
+
+pub use btf::{Prototype, Types};
+pub use offsets::Offsets;
+pub use symbols::Symbols;
+
+/// Where the kernel shows its types.
+const BTF_DIR: &str = "/sys/kernel/btf";
+
+/// The running kernel.
+pub struct Kernel {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// Host name.
+    pub host: String,
+    /// vmlinux's types, and those of the modules we probe.
+    pub types: Types,
+    /// Every structure member that the BPF side reads.
+    pub offsets: Offsets,
+}
+
+impl Kernel {
+    /// Reads what the running kernel shows of itself. Fails where there is no BTF: then nothing can be probed.
+    pub fn running() -> anyhow::Result<Kernel> {
+        let types = Types::load(Path::new(BTF_DIR))?;
+        let offsets = Offsets::resolve(&types);
+        Ok(Kernel {
+            release: sysctl("release", "/proc/sys/kernel/osrelease"),
+            machine: machine(),
+            host: sysctl("hostname", "/proc/sys/kernel/hostname"),
+            types,
+            offsets,
+        })
+    }
+
+    /// Where a probed function lives: `None` when this kernel does not have it.
+    #[must_use]
+    pub fn home(&self, function: &str) -> Option<Home> {
+        if self.types.vmlinux_has_function(function) {
+            return Some(Home::Vmlinux);
+        }
+        self.types.module_of_function(function).map(|module| Home::Module(module.to_owned()))
+    }
+
+    /// How this kernel treats handles. The `sees_*` members are left to the probe plan.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        let has = |probe: ProbeId| self.home(probe.function()).is_some();
+        Features {
+            store_after_op: has(ProbeId::ReplaceDevicePasid),
+            tagged_slots: self.offsets.get(Field::DomainCookieType).is_some(),
+            handles: has(ProbeId::AttachHandleGet),
+            iommufd: has(ProbeId::IommufdBind),
+            reset_blocking: has(ProbeId::ResetPrepare),
+            group_dequeue: has(ProbeId::GroupDequeue),
+            ..Features::default()
+        }
+    }
+
+    /// What the BPF programs are told besides offsets.
+    pub fn settings(&self, stacks: bool) -> anyhow::Result<Settings> {
+        let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
+        let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
+        let mut settings = Settings {
+            iommufd_handler: 0,
+            cookie_iommufd: cookie("IOMMU_COOKIE_IOMMUFD"),
+            cookie_sva: cookie("IOMMU_COOKIE_SVA"),
+            stacks: u32::from(stacks),
+            iommufd_pasid_arg: u32::from(arguments(ProbeId::IommufdAttach) >= 3),
+            attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
+        };
+        // Without cookie types, iommufd's domains are known by their handler's address.
+        let handler = ProbeId::IommufdIopfHandler.function();
+        if self.offsets.get(Field::DomainCookieType).is_none() && self.home(handler).is_some() {
+            settings.iommufd_handler = symbols::address_of(handler).with_context(|| {
+                format!("cannot tell iommufd's handles on this kernel: the address of {handler} is needed")
+            })?;
+        }
+        Ok(settings)
+    }
+}
+
+/// Where a function lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In the kernel image: fentry and fexit reach it.
+    Vmlinux,
+    /// In this module.
+    Module(String),
+}
+
+/// The IOMMU hardware units that the kernel shows in `/sys/class/iommu`, by name with their number of devices.
+#[must_use]
+pub fn iommu_units() -> BTreeMap<String, usize> {
+    entries("/sys/class/iommu")
+        .map(|unit| {
+            let devices = fs::read_dir(unit.join("devices")).map_or(0, Iterator::count);
+            (file_name(&unit), devices)
+        })
+        .collect()
+}
+
+/// The IOMMU groups of `/sys/kernel/iommu_groups`, in numeric order.
+#[must_use]
+pub fn iommu_groups() -> Vec<PathBuf> {
+    let mut groups: Vec<PathBuf> = entries("/sys/kernel/iommu_groups").collect();
+    groups.sort_by_key(|path| file_name(path).parse::<u32>().unwrap_or(u32::MAX));
+    groups
+}
+
+/// The names of a group's devices.
+#[must_use]
+pub fn group_devices(group: &Path) -> Vec<String> {
+    let mut names: Vec<String> = entries(group.join("devices")).map(|path| file_name(&path)).collect();
+    names.sort();
+    names
+}
+
+fn entries(dir: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn sysctl(what: &str, path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| format!("unknown {what}"), |text| text.trim().to_owned())
+}
+
+fn machine() -> String {
+    // SAFETY: `utsname` is plain arrays of characters, for which all zeroes is a value.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a whole `utsname` of ours.
+    if unsafe { libc::uname(&raw mut name) } != 0 {
+        return std::env::consts::ARCH.to_owned();
+    }
+    let bytes: Vec<u8> = name.machine.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl crate::probes::Machine for Kernel {
+    fn home(&self, function: &str) -> Option<Home> {
+        Kernel::home(self, function)
+    }
+
+    fn has_tracepoint(&self, name: &str) -> bool {
+        self.types.has_tracepoint(name)
+    }
+
+    fn has_driver(&self, prefix: &str) -> bool {
+        iommu_units().keys().any(|unit| unit.starts_with(prefix))
+    }
+}

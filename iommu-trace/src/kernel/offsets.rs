@@ -1,0 +1,40 @@
+//! The offsets of every structure member that the BPF side reads, resolved once at start.
+
+use iommu_trace_common::{ABSENT, Field};
+
+use super::Types;
+
+/// Offsets by [`Field`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsets([u32; Field::COUNT]);
+
+impl Offsets {
+    /// Looks every field up. What this kernel lacks is absent, never guessed.
+    #[must_use]
+    pub fn resolve(types: &Types) -> Offsets {
+        let mut offsets = [ABSENT; Field::COUNT];
+        for &field in Field::ALL {
+            if let Some(offset) = types.offset(field.structure(), field.path()) {
+                offsets[field as usize] = offset;
+            }
+        }
+        Offsets(offsets)
+    }
+
+    /// One offset in bytes, `None` where this kernel lacks the member.
+    #[must_use]
+    pub fn get(&self, field: Field) -> Option<u32> {
+        Some(self.0[field as usize]).filter(|&offset| offset != ABSENT)
+    }
+
+    /// The fields that this kernel lacks.
+    pub fn absent(&self) -> impl Iterator<Item = Field> + '_ {
+        Field::ALL.iter().copied().filter(|&field| self.get(field).is_none())
+    }
+
+    /// As the BPF side wants them.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u32] {
+        &self.0
+    }
+}

@@ -1,0 +1,145 @@
+//! The kernel's symbol table, `/proc/kallsyms`.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+};
+
+use anyhow::{Context as _, bail};
+
+const KALLSYMS: &str = "/proc/kallsyms";
+
+/// Function symbols by address, to name the frames of kernel stacks.
+#[derive(Clone, Debug, Default)]
+pub struct Symbols {
+    /// Sorted by address.
+    table: Vec<(u64, Box<str>)>,
+}
+
+impl Symbols {
+    /// Reads the running kernel's symbols; empty where addresses are hidden from this user (`kptr_restrict`).
+    pub fn running() -> anyhow::Result<Symbols> {
+        let file = File::open(KALLSYMS).with_context(|| format!("cannot open {KALLSYMS}"))?;
+        Symbols::parse(file).with_context(|| format!("cannot read {KALLSYMS}"))
+    }
+
+    /// Reads a symbol table in the format of `/proc/kallsyms`. Lines that make no sense are passed over.
+    pub fn parse(reader: impl Read) -> std::io::Result<Symbols> {
+        let mut table = Vec::new();
+        let mut lines = BufReader::with_capacity(1 << 16, reader);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            if let Some(symbol) = parse_line(&line)
+                && symbol.is_text
+                && symbol.addr != 0
+            {
+                let name = match symbol.module {
+                    Some(module) => format!("{}{module}", symbol.name),
+                    None => symbol.name.to_owned(),
+                };
+                table.push((symbol.addr, name.into_boxed_str()));
+            }
+            line.clear();
+        }
+        table.sort_by_key(|&(addr, _)| addr);
+        Ok(Symbols { table })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// An address as the kernel prints it (`name+0x12` or `name+0x12 [module]`), or the bare address when no symbol is near.
+    #[must_use]
+    pub fn name(&self, addr: u64) -> String {
+        /// No function is longer: beyond it an address belongs to nothing we know.
+        const FAR: u64 = 1 << 20;
+        let after = self.table.partition_point(|&(start, _)| start <= addr);
+        match after.checked_sub(1).map(|index| &self.table[index]) {
+            Some((start, name)) if addr - start < FAR => match name.split_once(' ') {
+                Some((name, module)) => format!("{name}+{:#x} {module}", addr - start),
+                None => format!("{name}+{:#x}", addr - start),
+            },
+            _ => format!("{addr:#x}"),
+        }
+    }
+}
+
+struct Line<'a> {
+    addr: u64,
+    is_text: bool,
+    name: &'a str,
+    /// ` [module]`
+    module: Option<String>,
+}
+
+fn parse_line(line: &[u8]) -> Option<Line<'_>> {
+    let line = std::str::from_utf8(line).ok()?;
+    let mut words = line.split_ascii_whitespace();
+    let addr = u64::from_str_radix(words.next()?, 16).ok()?;
+    let kind = words.next()?;
+    let name = words.next()?;
+    let module = words.next().map(|module| format!(" {module}"));
+    Some(Line { addr, is_text: matches!(kind, "t" | "T" | "w" | "W"), name, module })
+}
+
+/// The address of one function.
+pub(super) fn address_of(function: &str) -> anyhow::Result<u64> {
+    let file = File::open(KALLSYMS).with_context(|| format!("cannot open {KALLSYMS}"))?;
+    let mut lines = BufReader::with_capacity(1 << 16, file);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).with_context(|| format!("cannot read {KALLSYMS}"))? > 0 {
+        if let Some(symbol) = parse_line(&line)
+            && symbol.name == function
+            && symbol.is_text
+        {
+            if symbol.addr == 0 {
+                bail!(
+                    "{KALLSYMS} hides addresses from this user: run as root or with CAP_SYSLOG, or set \
+                     kernel.kptr_restrict to 0 or 1"
+                );
+            }
+            return Ok(symbol.addr);
+        }
+        line.clear();
+    }
+    bail!("{KALLSYMS} does not list {function}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+ffffffff81000000 T _stext
+ffffffff81000100 t iommu_map
+ffffffff81000180 d some_data
+ffffffffc0200000 t iommufd_device_bind\t[iommufd]
+nonsense
+0000000000000000 T hidden
+";
+
+    #[test]
+    fn an_address_is_named_after_the_function_before_it() {
+        let symbols = Symbols::parse(TABLE.as_bytes()).unwrap();
+        assert_eq!(symbols.len(), 3);
+        assert_eq!(symbols.name(0xffff_ffff_8100_0110), "iommu_map+0x10");
+        assert_eq!(symbols.name(0xffff_ffff_8100_0190), "iommu_map+0x90");
+        assert_eq!(symbols.name(0xffff_ffff_c020_0004), "iommufd_device_bind+0x4 [iommufd]");
+    }
+
+    #[test]
+    fn an_address_far_from_any_function_stays_a_number() {
+        let symbols = Symbols::parse(TABLE.as_bytes()).unwrap();
+        assert_eq!(symbols.name(0x1000), "0x1000");
+        assert_eq!(symbols.name(0xffff_ffff_9000_0000), "0xffffffff90000000");
+    }
+}

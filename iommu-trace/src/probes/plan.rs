@@ -1,0 +1,250 @@
+//! Which programs to attach to what, decided from the catalogue, the kernel and the topics wanted. Pure.
+
+use std::fmt;
+
+use iommu_trace_common::{Phase, ProbeId};
+
+use super::{CATALOGUE, Probe, ProbeStatus, Reach, Verdict};
+use crate::{
+    kernel::Home,
+    model::{Features, span::Topic},
+};
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// At a function's entry, through a BPF trampoline.
+    FEntry,
+    /// At its return, through a BPF trampoline.
+    FExit,
+    /// At a function's entry.
+    KProbe,
+    /// At its return.
+    KRetProbe,
+    /// At a tracepoint, with typed arguments.
+    TpBtf,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Way::FEntry => "fentry",
+            Way::FExit => "fexit",
+            Way::KProbe => "kprobe",
+            Way::KRetProbe => "kretprobe",
+            Way::TpBtf => "tp_btf",
+        })
+    }
+}
+
+/// A program to attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its name in the object.
+    pub name: String,
+    /// How.
+    pub way: Way,
+    /// At which phase of its function.
+    pub phase: Phase,
+}
+
+/// What is planned for one row of the catalogue.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The row.
+    pub probe: &'static Probe,
+    /// The programs to attach; none unless the verdict is [`Verdict::Ok`].
+    pub programs: Vec<Program>,
+    /// What is known before anything was attached.
+    pub verdict: Verdict,
+    /// Why, unless it is well.
+    pub reason: Option<String>,
+}
+
+/// The plan: one entry for each row of the catalogue.
+#[derive(Clone, Debug)]
+pub struct Plan(pub Vec<Planned>);
+
+/// What a plan must know of the machine.
+pub trait Machine {
+    /// Where a function lives.
+    fn home(&self, function: &str) -> Option<Home>;
+    /// Whether vmlinux has this tracepoint.
+    fn has_tracepoint(&self, name: &str) -> bool;
+    /// Whether an IOMMU driver whose units begin with this is at work.
+    fn has_driver(&self, prefix: &str) -> bool;
+}
+
+impl Plan {
+    /// Plans for these topics.
+    #[must_use]
+    pub fn new(machine: &dyn Machine, topics: &[Topic]) -> Plan {
+        Plan(CATALOGUE.iter().map(|probe| plan_one(machine, topics, probe)).collect())
+    }
+
+    /// Records that a program could not be attached: the whole probe is broken.
+    pub fn broken(&mut self, id: ProbeId, reason: &str) {
+        for planned in self.0.iter_mut().filter(|planned| planned.probe.id == id) {
+            planned.verdict = Verdict::Broken;
+            planned.reason = Some(reason.to_owned());
+        }
+    }
+
+    /// Whether a probe is well.
+    #[must_use]
+    pub fn has(&self, id: ProbeId) -> bool {
+        self.0.iter().any(|planned| planned.probe.id == id && planned.verdict == Verdict::Ok)
+    }
+
+    /// Completes the kernel's features by what is probed.
+    #[must_use]
+    pub fn features(&self, features: &Features) -> Features {
+        use ProbeId as P;
+        let all = |ids: &[ProbeId]| ids.iter().all(|&id| self.has(id));
+        Features {
+            sees_responses: self.has(P::GroupResponse)
+                || [P::MockPageResponse, P::IntelPageResponse, P::AmdPageResponse, P::SmmuPageResponse]
+                    .iter()
+                    .any(|&id| self.has(id)),
+            sees_group_frees: self.has(P::GroupFree),
+            sees_reports: self.has(P::ReportDeviceFault),
+            sees_lookups: self.has(P::AttachHandleGet),
+            sees_iommufd: all(&[P::IommufdBind, P::IommufdUnbind, P::IommufdAttach, P::IommufdDetach]),
+            ..features.clone()
+        }
+    }
+
+    /// The verdicts, for people.
+    #[must_use]
+    pub fn status(&self) -> Vec<ProbeStatus> {
+        self.0
+            .iter()
+            .map(|planned| ProbeStatus {
+                function: planned.probe.id.function().into(),
+                kind: kind(planned),
+                topic: format!("{:?}", planned.probe.topic).to_lowercase(),
+                verdict: planned.verdict,
+                reason: planned.reason.clone(),
+                cost: planned.probe.cost.into(),
+                essential: planned.probe.essential,
+            })
+            .collect()
+    }
+}
+
+fn kind(planned: &Planned) -> String {
+    let ways: Vec<String> = planned.programs.iter().map(|program| program.way.to_string()).collect();
+    if ways.is_empty() { "-".into() } else { ways.join("+") }
+}
+
+fn plan_one(machine: &dyn Machine, topics: &[Topic], probe: &'static Probe) -> Planned {
+    let not = |verdict, reason: String| Planned { probe, programs: Vec::new(), verdict, reason: Some(reason) };
+    if !probe.wanted_by(topics) {
+        return not(Verdict::NotApplicable, "its topic was not asked for".into());
+    }
+    let function = probe.id.function();
+    let well = |programs| Planned { probe, programs, verdict: Verdict::Ok, reason: None };
+    if probe.reach == Reach::Tracepoint {
+        return if machine.has_tracepoint(function) {
+            well(programs(probe, Way::TpBtf, Way::TpBtf))
+        } else {
+            not(Verdict::Missing, format!("this kernel has no tracepoint iommu:{function}"))
+        };
+    }
+    match machine.home(function) {
+        None => not(Verdict::Missing, format!("this kernel has no function {function} (it is in: {})", probe.kernels)),
+        Some(_) if !probe.driver.is_empty() && !machine.has_driver(probe.driver) => {
+            not(Verdict::NotApplicable, format!("no {}* unit is in /sys/class/iommu", probe.driver))
+        }
+        Some(Home::Vmlinux) => well(programs(probe, Way::FEntry, Way::FExit)),
+        Some(Home::Module(_)) if probe.reach == Reach::Either => well(programs(probe, Way::KProbe, Way::KRetProbe)),
+        Some(Home::Module(module)) => {
+            not(Verdict::Missing, format!("{function} is in module {module}, where this probe does not reach"))
+        }
+    }
+}
+
+fn programs(probe: &Probe, enter: Way, exit: Way) -> Vec<Program> {
+    let suffix = |way, phase| match (way, phase) {
+        (Way::KProbe, _) => "kprobe",
+        (Way::KRetProbe, _) => "kretprobe",
+        (_, Phase::Enter) => "enter",
+        (_, Phase::Exit) => "exit",
+    };
+    [(probe.exit, exit, Phase::Exit), (probe.enter, enter, Phase::Enter)]
+        .into_iter()
+        .filter(|&(there, ..)| there)
+        .map(|(_, way, phase)| Program { name: format!("{}_{}", probe.stem, suffix(way, phase)), way, phase })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake {
+        vmlinux: Vec<&'static str>,
+        module: Vec<&'static str>,
+        drivers: Vec<&'static str>,
+    }
+
+    impl Machine for Fake {
+        fn home(&self, function: &str) -> Option<Home> {
+            if self.vmlinux.contains(&function) {
+                Some(Home::Vmlinux)
+            } else if self.module.contains(&function) {
+                Some(Home::Module("iommufd".into()))
+            } else {
+                None
+            }
+        }
+        fn has_tracepoint(&self, _name: &str) -> bool {
+            false
+        }
+        fn has_driver(&self, prefix: &str) -> bool {
+            self.drivers.contains(&prefix)
+        }
+    }
+
+    fn planned(plan: &Plan, id: ProbeId) -> &Planned {
+        plan.0.iter().find(|planned| planned.probe.id == id).unwrap()
+    }
+
+    #[test]
+    fn a_function_of_iommufd_as_a_module_gets_kprobes_and_one_built_in_gets_trampolines() {
+        let module = Fake { vmlinux: vec![], module: vec!["iommufd_fault_fops_read"], drivers: vec![] };
+        let ways = |machine: &Fake| -> Vec<Way> {
+            let plan = Plan::new(machine, &[Topic::Fault]);
+            planned(&plan, ProbeId::FaultRead).programs.iter().map(|program| program.way).collect()
+        };
+        assert_eq!(ways(&module), [Way::KRetProbe, Way::KProbe]);
+        let builtin = Fake { vmlinux: vec!["iommufd_fault_fops_read"], module: vec![], drivers: vec![] };
+        assert_eq!(ways(&builtin), [Way::FExit, Way::FEntry]);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_attached() {
+        let machine = Fake { vmlinux: vec!["iommu_map"], module: vec![], drivers: vec![] };
+        let plan = Plan::new(&machine, &[Topic::Attach]);
+        assert_eq!(planned(&plan, ProbeId::Map).verdict, Verdict::NotApplicable);
+        assert!(planned(&plan, ProbeId::Map).programs.is_empty());
+        assert!(Plan::new(&machine, &[Topic::Dma]).has(ProbeId::Map));
+    }
+
+    #[test]
+    fn a_missing_function_says_which_kernels_have_it() {
+        let machine = Fake { vmlinux: vec![], module: vec![], drivers: vec![] };
+        let plan = Plan::new(&machine, &[Topic::Attach]);
+        let planned = planned(&plan, ProbeId::ReplaceDevicePasid);
+        assert_eq!(planned.verdict, Verdict::Missing);
+        assert!(planned.reason.as_ref().unwrap().contains("6.15 on"), "{:?}", planned.reason);
+    }
+
+    #[test]
+    fn another_vendors_driver_is_not_applicable() {
+        let machine = Fake { vmlinux: vec!["dmar_fault"], module: vec![], drivers: vec![] };
+        assert_eq!(planned(&Plan::new(&machine, &[Topic::Fault]), ProbeId::DmarFault).verdict, Verdict::NotApplicable);
+        let machine = Fake { drivers: vec!["dmar"], ..machine };
+        assert!(Plan::new(&machine, &[Topic::Fault]).has(ProbeId::DmarFault));
+    }
+}

@@ -1,0 +1,137 @@
+//! Loads the BPF object and attaches what the plan says.
+
+use anyhow::Context as _;
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{BtfTracePoint, FEntry, FExit, KProbe},
+};
+use iommu_trace_common::{ProbeId, Settings};
+
+use super::{LiveOptions, MAX_RING, MIN_RING};
+use crate::{
+    kernel::Kernel,
+    probes::{Plan, Program, Verdict, Way},
+};
+
+/// The BPF programs, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iommu-trace.bpf.o"));
+
+/// Creates the maps and readies the programs, with this kernel's offsets in them.
+pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+    raise_memlock();
+    let settings = kernel.settings(options.stacks)?;
+    let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("OFFSETS", kernel.offsets.as_slice(), true)
+        .override_global("SETTINGS", as_bytes(&settings), true)
+        .map_max_entries("RING", ring);
+    if !options.stacks {
+        loader.map_max_entries("STACKS", 1);
+    }
+    loader.load(OBJECT).context(
+        "cannot create the BPF maps. Root or CAP_BPF and CAP_PERFMON are needed, and a kernel with \
+         CONFIG_BPF_SYSCALL that is not locked down; `iommu-trace doctor` tells which of them is missing",
+    )
+}
+
+fn as_bytes(settings: &Settings) -> &[u8] {
+    // SAFETY: `Settings` is `repr(C)` of integers without padding between or after them, so every byte is initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(settings).cast(), size_of::<Settings>()) }
+}
+
+/// Kernels before 5.11 count BPF memory against this limit; where it may not be raised, nothing is lost on newer ones.
+fn raise_memlock() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to an `rlimit` of ours.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}
+
+/// Attaches every program of the plan. What can't be attached is noted in the plan with the reason.
+pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> anyhow::Result<()> {
+    let btf = Btf::from_sys_fs().context("cannot read the kernel's types for the BPF loader")?;
+    let wanted: Vec<(ProbeId, Vec<Program>)> = plan
+        .0
+        .iter()
+        .filter(|planned| planned.verdict == Verdict::Ok)
+        .map(|planned| (planned.probe.id, planned.programs.clone()))
+        .collect();
+    for (id, programs) in wanted {
+        for program in programs {
+            if let Err(error) = attach(ebpf, id.function(), &program, &btf) {
+                let reason = format!("{} {}: {}", program.way, program.name, reason(&error));
+                tracing::debug!(%reason, "a probe could not be attached");
+                plan.broken(id, &reason);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn attach(ebpf: &mut Ebpf, function: &str, program: &Program, btf: &Btf) -> anyhow::Result<()> {
+    let loaded =
+        ebpf.program_mut(&program.name).with_context(|| format!("the BPF object has no program {}", program.name))?;
+    match program.way {
+        Way::FEntry => {
+            let program: &mut FEntry = loaded.try_into()?;
+            program.load(function, btf)?;
+            program.attach()?;
+        }
+        Way::FExit => {
+            let program: &mut FExit = loaded.try_into()?;
+            program.load(function, btf)?;
+            program.attach()?;
+        }
+        Way::TpBtf => {
+            let program: &mut BtfTracePoint = loaded.try_into()?;
+            program.load(function, btf)?;
+            program.attach()?;
+        }
+        Way::KProbe | Way::KRetProbe => {
+            let program: &mut KProbe = loaded.try_into()?;
+            program.load()?;
+            program.attach(function, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
+fn reason(error: &anyhow::Error) -> String {
+    let mut text = Vec::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let lines: Vec<&str> = cause.lines().filter(|line| !line.trim().is_empty()).collect();
+        let tail = lines.len().saturating_sub(6);
+        text.push(lines.get(tail..).unwrap_or_default().join(" | "));
+    }
+    text.dedup();
+    text.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::{CATALOGUE, Reach};
+
+    #[test]
+    fn the_object_has_every_program_of_the_catalogue_and_no_other() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        let mut wanted: Vec<String> = Vec::new();
+        for probe in CATALOGUE {
+            let either = probe.reach == Reach::Either;
+            for (there, suffixes) in [(probe.enter, ["enter", "kprobe"]), (probe.exit, ["exit", "kretprobe"])] {
+                if there {
+                    wanted.push(format!("{}_{}", probe.stem, suffixes[0]));
+                    if either {
+                        wanted.push(format!("{}_{}", probe.stem, suffixes[1]));
+                    }
+                }
+            }
+        }
+        let mut there: Vec<String> = object.programs.keys().cloned().collect();
+        wanted.sort();
+        there.sort();
+        assert_eq!(there, wanted);
+    }
+}

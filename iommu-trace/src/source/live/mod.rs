@@ -1,0 +1,251 @@
+//! The live kernel: BPF programs attached, the ring drained.
+
+mod attach;
+mod loss;
+mod order;
+mod stacks;
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+
+use self::{loss::Losses, order::Reorder, stacks::LiveStacks};
+use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
+use crate::{
+    event::decode,
+    kernel::Kernel,
+    model::span::Topic,
+    probes::{Plan, ProbeStatus, Verdict},
+};
+
+/// How long an event is held back so that an older one of another CPU can still overtake it. A record's time is taken
+/// just before its place in the ring; in between, its CPU may only be held up by an interrupt or a hypervisor.
+const HOLD_BACK: Duration = Duration::from_millis(20);
+/// Events taken from the ring in one poll, so that batches stay bounded in a storm.
+const MAX_BATCH: usize = 8192;
+/// The least ring that holds some records of every kind.
+pub const MIN_RING: u32 = 4096;
+/// The largest: the map's size is a `u32`, a power of two.
+pub const MAX_RING: u32 = 1 << 30;
+
+/// What a live source is asked for.
+#[derive(Clone, Debug)]
+pub struct LiveOptions {
+    /// Topics wanted; probes that none of them needs are not attached.
+    pub topics: Vec<Topic>,
+    /// Take kernel stacks.
+    pub stacks: bool,
+    /// Bytes of the ring, rounded up to a power of two.
+    pub buffer_size: u32,
+    /// Carry the BPF side's own diagnostics to the log.
+    pub verbose: bool,
+}
+
+impl Default for LiveOptions {
+    fn default() -> Self {
+        LiveOptions {
+            topics: vec![Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Reset],
+            stacks: false,
+            buffer_size: 4 << 20,
+            verbose: false,
+        }
+    }
+}
+
+/// Attaches the probes and starts to trace. Every probe that can be attached is attached when this returns.
+pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
+    let started = Instant::now();
+    let kernel = Kernel::running()?;
+    let read = started.elapsed();
+    let mut plan = Plan::new(&kernel, &options.topics);
+    let mut ebpf = attach::load(&kernel, options)?;
+    attach::attach_all(&mut ebpf, &mut plan)?;
+    tracing::debug!(btf = ?read, all = ?started.elapsed(), "probes attached");
+    let missing: Vec<String> = plan
+        .status()
+        .into_iter()
+        .filter(|status| status.essential && matches!(status.verdict, Verdict::Missing | Verdict::Broken))
+        .map(|status| format!("{} ({})", status.function, status.reason.unwrap_or_default()))
+        .collect();
+    if !missing.is_empty() && options.topics.contains(&Topic::Attach) {
+        bail!("essential probes could not be attached: {}. `iommu-trace doctor` tells more", missing.join("; "));
+    }
+    Ok(Box::new(Live::new(&kernel, &plan, ebpf)?))
+}
+
+/// The verdicts on this kernel without tracing: every probe is attached and detached again.
+pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>> {
+    let kernel = Kernel::running()?;
+    let mut plan = Plan::new(&kernel, &options.topics);
+    let mut ebpf = attach::load(&kernel, options)?;
+    attach::attach_all(&mut ebpf, &mut plan)?;
+    Ok(plan.status())
+}
+
+/// The running trace.
+struct Live {
+    info: SourceInfo,
+    ring: RingBuf<MapData>,
+    order: Reorder,
+    losses: Losses,
+    stacks: Arc<LiveStacks>,
+    /// The programs; `None` once they are detached.
+    ebpf: Option<Ebpf>,
+    costs: Cost,
+    /// Everything older than this was given out.
+    released: u64,
+    ended: bool,
+}
+
+impl Live {
+    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf) -> anyhow::Result<Live> {
+        let ring = ebpf.take_map("RING").context("the BPF object has no map RING")?;
+        let ring = RingBuf::try_from(ring).context("the map RING is no ring buffer")?;
+        let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
+        let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
+        let now = monotonic_ns();
+        let info = SourceInfo {
+            kernel: kernel.release.clone(),
+            machine: kernel.machine.clone(),
+            host: kernel.host.clone(),
+            features: plan.features(&kernel.features()),
+            probes: plan.status(),
+            epoch_offset_ns: epoch_offset_ns(),
+            started_ns: now,
+        };
+        Ok(Live {
+            info,
+            ring,
+            order: Reorder::default(),
+            losses,
+            stacks: Arc::new(stacks),
+            ebpf: Some(ebpf),
+            costs: Cost::default(),
+            released: now,
+            ended: false,
+        })
+    }
+
+    /// Takes what is in the ring, up to a bound. Tells whether it was emptied.
+    fn drain(&mut self) -> bool {
+        for _ in 0..MAX_BATCH {
+            let Some(record) = self.ring.next() else { return true };
+            match decode(&record) {
+                Ok(event) => self.order.push(event),
+                // The programs and this decoder are built together, so this is a defect, not input.
+                Err(error) => tracing::error!(%error, "a record could not be decoded"),
+            }
+        }
+        false
+    }
+
+    fn wait(&self, timeout: Duration) -> anyhow::Result<()> {
+        let mut fd = libc::pollfd { fd: self.ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one valid descriptor, and the count says one.
+        let ready = unsafe { libc::poll(&raw mut fd, 1, millis) };
+        if ready < 0 {
+            let error = std::io::Error::last_os_error();
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                return Err(error).context("cannot wait for the ring buffer");
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, upto: u64, batch: &mut Batch) {
+        // What was lost was lost after everything that is out already, and maybe before all that is still held.
+        for lost in self.losses.take(self.released) {
+            batch.events.push(lost);
+        }
+        self.order.release(upto, &mut batch.events);
+        self.released = self.released.max(upto);
+        batch.upto = self.released;
+    }
+}
+
+impl Source for Live {
+    fn info(&self) -> &SourceInfo {
+        &self.info
+    }
+
+    fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
+        if self.ended {
+            batch.upto = self.released;
+            return Ok(Progress::End);
+        }
+        if self.ebpf.is_none() {
+            // Detached: nothing comes any more, so nothing has to be held back.
+            while !self.drain() {}
+            let now = monotonic_ns();
+            self.release(now, batch);
+            self.ended = true;
+            return Ok(Progress::End);
+        }
+        let wait = if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) };
+        self.wait(wait)?;
+        let before = monotonic_ns();
+        let emptied = self.drain();
+        self.losses.update()?;
+        let newest = if emptied { before } else { self.order.newest().unwrap_or(before).min(before) };
+        self.release(newest.saturating_sub(HOLD_BACK.as_nanos() as u64), batch);
+        Ok(Progress::More)
+    }
+
+    fn stop(&mut self) -> anyhow::Result<()> {
+        if let Some(ebpf) = self.ebpf.take() {
+            self.costs = costs(&ebpf);
+            let misses = loss::recursion_misses(&ebpf);
+            let started = Instant::now();
+            drop(ebpf);
+            tracing::debug!(took = ?started.elapsed(), "probes detached");
+            self.losses.update()?;
+            self.losses.add(misses);
+        }
+        Ok(())
+    }
+
+    fn stacks(&self) -> Arc<dyn Stacks> {
+        Arc::clone(&self.stacks) as Arc<dyn Stacks>
+    }
+
+    fn cost(&self) -> Cost {
+        match &self.ebpf {
+            Some(ebpf) => costs(ebpf),
+            None => self.costs.clone(),
+        }
+    }
+}
+
+/// Run time and run count of each program; zero unless the kernel keeps statistics (`kernel.bpf_stats_enabled`).
+fn costs(ebpf: &Ebpf) -> Cost {
+    let programs = loss::fdinfo(ebpf)
+        .map(|(name, info)| ProgramCost { program: name, runs: info.run_cnt, run_ns: info.run_time_ns })
+        .collect();
+    Cost { programs }
+}
+
+/// `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns()` has it.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC) as u64
+}
+
+fn epoch_offset_ns() -> i64 {
+    clock_ns(libc::CLOCK_REALTIME) - clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a `timespec` of ours. The clocks asked for exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
