@@ -1,0 +1,105 @@
+//! JSON lines: one object a line, the fields of docs/events.md. No field is left out: what is not known is `null`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{Clock, SCHEMA, Sink, Start, Summary};
+use crate::{
+    model::{
+        Features,
+        span::{Span, Topic},
+    },
+    probes::ProbeStatus,
+    source::Frame,
+};
+
+/// Writes JSON lines.
+pub struct JsonSink<W> {
+    out: W,
+    clock: Clock,
+    stacks: bool,
+}
+
+#[derive(Serialize)]
+struct StartLine<'a> {
+    ts: u64,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    schema: u32,
+    version: &'static str,
+    kernel: &'a str,
+    machine: &'a str,
+    host: &'a str,
+    epoch_offset_ns: i64,
+    topics: &'a [Topic],
+    command: &'a [String],
+    features: &'a Features,
+    probes: &'a [ProbeStatus],
+}
+
+#[derive(Serialize)]
+struct SpanLine<'a> {
+    #[serde(flatten)]
+    span: &'a Span,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stack: Option<Vec<&'a str>>,
+}
+
+#[derive(Serialize)]
+struct EndLine<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    summary: &'a Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+}
+
+impl<W: Write> JsonSink<W> {
+    /// Writes to `out`; with `stacks` every span has a `stack`.
+    pub fn new(out: W, clock: Clock, stacks: bool) -> Self {
+        JsonSink { out, clock, stacks }
+    }
+
+    fn line(&mut self, line: &impl Serialize) -> io::Result<()> {
+        // In one piece, so that a reader never sees half a line but at the end of a cut file.
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        self.out.write_all(&bytes)
+    }
+}
+
+impl<W: Write> Sink for JsonSink<W> {
+    fn start(&mut self, start: &Start<'_>) -> io::Result<()> {
+        let info = start.info;
+        self.line(&StartLine {
+            ts: info.started_ns,
+            event: "start",
+            time: self.clock.rfc3339(info.started_ns),
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: &info.kernel,
+            machine: &info.machine,
+            host: &info.host,
+            epoch_offset_ns: info.epoch_offset_ns,
+            topics: start.topics,
+            command: start.command,
+            features: &info.features,
+            probes: &info.probes,
+        })
+    }
+
+    fn span(&mut self, span: &Span, stack: &[Frame]) -> io::Result<()> {
+        let stack = self.stacks.then(|| stack.iter().map(|frame| frame.symbol.as_str()).collect());
+        let time = self.clock.rfc3339(span.ts);
+        self.line(&SpanLine { span, time, stack })
+    }
+
+    fn end(&mut self, summary: &Summary) -> io::Result<()> {
+        let time = self.clock.rfc3339(summary.ts);
+        self.line(&EndLine { event: "end", summary, time })
+    }
+}

@@ -1,0 +1,69 @@
+//! What people and programs get to read: text and JSON lines, and the summary at their end.
+//!
+//! A [`Sink`] turns spans into bytes and knows nothing of where they come from. The bytes go to an [`Output`], the
+//! only place here that does I/O. Nothing in this room decides what is worth printing: that is the consumer's part.
+
+mod clock;
+mod file;
+mod json;
+mod palette;
+mod summary;
+mod text;
+mod units;
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::{
+    model::span::{Span, Topic},
+    source::{Frame, SourceInfo},
+};
+
+pub use clock::{Clock, TimeForm};
+pub use file::{Output, OutputError, is_closed_pipe};
+pub use json::JsonSink;
+pub use palette::Palette;
+pub use summary::{CommandEnd, Exit, FaultCounts, Lost, Quantiles, Reason, Summary, Tally};
+pub use text::{TextOptions, TextSink};
+pub use units::{duration, errno_name, size};
+
+/// Version of the JSON lines: grows when a field changes its meaning or goes away, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// The JSON Schema of the lines, as `docs/events.schema.json` has it.
+pub const JSON_SCHEMA: &str = include_str!("../../../docs/events.schema.json");
+
+/// What is told before the first event.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    /// The source.
+    pub info: &'a SourceInfo,
+    /// The topics that are traced.
+    pub topics: &'a [Topic],
+    /// The command that will be started, as given.
+    pub command: &'a [String],
+}
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Aligned columns for people.
+    #[default]
+    Text,
+    /// One JSON object a line, as docs/events.md has them.
+    Json,
+}
+
+/// Takes what happened, in the order in which it became known.
+pub trait Sink {
+    /// Before anything else.
+    fn start(&mut self, start: &Start<'_>) -> io::Result<()>;
+
+    /// One span, with the frames of its kernel stack (innermost first; none when stacks are not wanted or unknown).
+    fn span(&mut self, span: &Span, stack: &[Frame]) -> io::Result<()>;
+
+    /// After everything else.
+    fn end(&mut self, summary: &Summary) -> io::Result<()>;
+}
