@@ -18,6 +18,8 @@ use crate::truth::{Fact, Outcome, Slot, Via};
 pub enum Expect {
     /// It succeeds.
     Success,
+    /// It succeeds without a word to the core: the group is attached already, by another of its devices.
+    Joins,
     /// iommufd refuses it before the IOMMU core hears of it.
     Refused(i32, &'static str),
     /// The IOMMU core or its driver fails it.
@@ -28,7 +30,7 @@ impl Expect {
     /// Why it is to fail.
     pub fn why(self) -> Option<&'static str> {
         match self {
-            Self::Success => None,
+            Self::Success | Self::Joins => None,
             Self::Refused(_, why) | Self::Failed(_, why) => Some(why),
         }
     }
@@ -37,7 +39,7 @@ impl Expect {
     pub fn reaches_core(self, changes: bool) -> bool {
         match self {
             Self::Success => changes,
-            Self::Refused(..) => false,
+            Self::Joins | Self::Refused(..) => false,
             Self::Failed(..) => true,
         }
     }
@@ -45,7 +47,7 @@ impl Expect {
     /// Compares with what came. `Ok(None)` is a failure that was wanted.
     pub fn check<T>(self, result: Tried<T>) -> Result<Option<T>> {
         match (self, result) {
-            (Self::Success, result) => Ok(Some(result?)),
+            (Self::Success | Self::Joins, result) => Ok(Some(result?)),
             (Self::Refused(errno, _) | Self::Failed(errno, _), Err(f)) if f.errno == errno => Ok(None),
             (Self::Refused(errno, why) | Self::Failed(errno, why), result) => {
                 let wanted = std::io::Error::from_raw_os_error(errno);

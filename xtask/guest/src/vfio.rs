@@ -155,12 +155,22 @@ impl Vfio {
 
     /// Detaches. The kernel takes a detach of what is not attached for a success that does nothing.
     pub fn detach(&mut self) -> Tried<()> {
+        self.detach_as(self.held.is_some())
+    }
+
+    /// Detaches while another device of the group stays attached: the core does not hear of it.
+    pub fn leave(&mut self) -> Tried<()> {
+        self.detach_as(false)
+    }
+
+    fn detach_as(&mut self, core: bool) -> Tried<()> {
         let (outcome, result) = Outcome::of(|| {
             let mut cmd = DetachPt { argsz: size_u32::<DetachPt>(), flags: 0, pasid: 0 };
             ioctl(self.file.as_fd(), &mut cmd, || self.address.clone()).map(drop)
         });
         let mut slot = self.slot(None, Expect::Success, outcome);
-        slot.core = self.held.take().is_some();
+        slot.core = core;
+        self.held = None;
         self.fd.truth().tell(&Fact::Detach(slot));
         result
     }
@@ -181,6 +191,19 @@ impl Vfio {
             truth.tell(&Fact::Detach(slot));
         }
         truth.tell(&Fact::Unbind { via: Via::Vfio, device: Some(address), group, device_id, implicit: true, outcome });
+    }
+}
+
+/// Two devices of one group to hand over together.
+pub fn pick_siblings() -> Result<[Pci; 2]> {
+    let devices: Vec<_> = Pci::all().into_iter().filter(|d| d.group().is_some() && !d.is_bridge()).collect();
+    let siblings = devices.iter().find_map(|one| {
+        let other = devices.iter().find(|other| *other != one && other.group() == one.group())?;
+        Some([one.clone(), other.clone()])
+    });
+    match siblings {
+        Some(siblings) => Ok(siblings),
+        None => bail!(NotApplicable("no two PCI devices of this machine share an IOMMU group".to_owned())),
     }
 }
 

@@ -9,9 +9,10 @@ use clap::ValueEnum;
 use super::join_all;
 use crate::NotApplicable;
 use crate::abi::iommufd_test::{APERTURE_LAST, APERTURE_START};
-use crate::iommufd::{Iommufd, Pt};
+use crate::container::Container;
+use crate::iommufd::Iommufd;
 use crate::mock::{Expect, Mock, open};
-use crate::sys::{self, Buffer};
+use crate::sys::{self, Buffer, Tried};
 use crate::truth::Truth;
 use crate::vfio::{Claimed, pick};
 
@@ -30,7 +31,7 @@ pub struct Args {
     /// The device that is attached.
     #[arg(long, value_enum, default_value_t = Backing::Auto)]
     pub backing: Backing,
-    /// With `vfio`: the PCI device.
+    /// With `vfio` and `container`: the PCI device.
     #[arg(long, value_name = "ADDRESS")]
     pub device: Option<String>,
 }
@@ -38,10 +39,11 @@ pub struct Args {
 /// The device behind the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Backing {
-    /// VFIO if a device suits, else the test device.
+    /// VFIO if a device suits, else the test device; a container without iommufd.
     Auto,
     Mock,
     Vfio,
+    Container,
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
@@ -61,10 +63,15 @@ const MAX_SIZE: u64 = 32 << 20;
 
 /// Runs the program.
 pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
-    let (fd, features) = open(truth)?;
+    let (fd, features) = match (args.backing, open(truth)) {
+        (Backing::Container, _) => return on_container(args, truth),
+        (Backing::Auto, Err(error)) if error.is::<NotApplicable>() => return on_container(args, truth),
+        (_, result) => result?,
+    };
     let ioas = fd.ioas_alloc()?;
+    let space = Space::Ioas(&fd, ioas.id);
     let pci = match args.backing {
-        Backing::Mock => None,
+        Backing::Mock | Backing::Container => None,
         Backing::Vfio => Some(pick(args.device.as_deref())?),
         Backing::Auto => pick(args.device.as_deref()).ok(),
     };
@@ -72,14 +79,14 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
         let claimed = Claimed::new(pci, truth)?;
         let mut device = claimed.open(&fd)?;
         device.attach(ioas, Expect::Success)?;
-        let result = load(args, &fd, ioas);
+        let result = load(args, &space);
         device.detach()?;
         device.close();
         result?;
     } else {
         features.need_mock()?;
         let mock = Mock::create(&fd, ioas, 0)?;
-        let result = load(args, &fd, ioas);
+        let result = load(args, &space);
         mock.detach()?;
         result?;
     }
@@ -87,8 +94,41 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     Ok(())
 }
 
+/// The same on a container.
+fn on_container(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+    let claimed = Claimed::new(pick(args.device.as_deref())?, truth)?;
+    let container = Container::open(&claimed, truth)?;
+    let result = load(args, &Space::Container(&container));
+    container.close()?;
+    result
+}
+
+/// What is mapped into.
+enum Space<'a> {
+    /// An address space of iommufd.
+    Ioas(&'a Iommufd, u32),
+    /// A container's.
+    Container(&'a Container),
+}
+
+impl Space<'_> {
+    fn map(&self, iova: u64, user_va: u64, length: u64) -> Tried<()> {
+        match self {
+            Self::Ioas(fd, id) => fd.map(*id, iova, user_va, length),
+            Self::Container(container) => container.map(iova, user_va, length),
+        }
+    }
+
+    fn unmap(&self, iova: u64, length: u64) -> Tried<u64> {
+        match self {
+            Self::Ioas(fd, id) => fd.unmap(*id, iova, length),
+            Self::Container(container) => container.unmap(iova, length),
+        }
+    }
+}
+
 /// All threads' pairs.
-fn load(args: &Args, fd: &Arc<Iommufd>, ioas: Pt) -> Result<()> {
+fn load(args: &Args, space: &Space<'_>) -> Result<()> {
     let largest = args.sizes.iter().copied().max().context("--sizes is empty")?;
     // The test device's window, which real ones have too: clear of the MSI window.
     let share = (APERTURE_LAST + 1 - APERTURE_START) / u64::from(args.threads);
@@ -106,7 +146,7 @@ fn load(args: &Args, fd: &Arc<Iommufd>, ioas: Pt) -> Result<()> {
                     if sys::stopped() {
                         break;
                     }
-                    pair(fd, ioas, base, window, n, &args.sizes, &buffer)?;
+                    pair(space, base, window, n, &args.sizes, &buffer)?;
                 }
                 Ok(())
             })
@@ -117,11 +157,11 @@ fn load(args: &Args, fd: &Arc<Iommufd>, ioas: Pt) -> Result<()> {
 }
 
 /// Maps and unmaps once; `n` picks size and place.
-fn pair(fd: &Iommufd, ioas: Pt, base: u64, window: u64, n: u32, sizes: &[u64], buffer: &Buffer) -> Result<()> {
+fn pair(space: &Space<'_>, base: u64, window: u64, n: u32, sizes: &[u64], buffer: &Buffer) -> Result<()> {
     let size = sizes[n as usize % sizes.len()];
     let iova = base + (u64::from(n) * MAX_SIZE) % window;
-    fd.map(ioas.id, iova, buffer.addr(), size)?;
-    let unmapped = fd.unmap(ioas.id, iova, size)?;
+    space.map(iova, buffer.addr(), size)?;
+    let unmapped = space.unmap(iova, size)?;
     if unmapped != size {
         bail!("{unmapped} bytes went where {size} were mapped");
     }

@@ -10,7 +10,7 @@ use crate::iommufd::{Iommufd, Pt};
 use crate::mock::{Expect, open};
 use crate::sys::Buffer;
 use crate::truth::{Fact, Truth};
-use crate::vfio::{Claimed, Vfio, pick};
+use crate::vfio::{Claimed, Vfio, pick, pick_siblings};
 
 /// What `vfio` does.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,6 +24,9 @@ pub struct Args {
     /// Use VFIO's container instead of iommufd: attach, map, unmap, detach.
     #[arg(long)]
     pub container: bool,
+    /// Use two devices of one group: the first to be attached is the first to go, while the other stays.
+    #[arg(long, conflicts_with_all = ["container", "device"])]
+    pub siblings: bool,
     /// Leave out what has to fail.
     #[arg(long)]
     pub no_failures: bool,
@@ -36,6 +39,9 @@ pub const LENGTH: usize = 64 * 4096;
 
 /// Runs the program.
 pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+    if args.siblings {
+        return siblings(args, truth);
+    }
     let pci = pick(args.device.as_deref())?;
     if args.container {
         let claimed = Claimed::new(pci, truth)?;
@@ -60,6 +66,34 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     drop(claimed);
     let Some(fd) = Arc::into_inner(fd) else { bail!("iommufd is still in use at its close") };
     fd.close();
+    Ok(())
+}
+
+/// Two devices of one group. The core hears of the first attach and the last detach only; the handle it keeps
+/// names the first device, which is unbound and gone while the second stays attached.
+fn siblings(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+    let (fd, _) = open(truth)?;
+    let [one, two] = pick_siblings()?;
+    let one = Claimed::new(one, truth)?;
+    let two = Claimed::new(two, truth)?;
+    for _ in 0..args.cycles {
+        let ioas = fd.ioas_alloc()?;
+        let mut first = one.open(&fd)?;
+        let mut second = two.open(&fd)?;
+        let hwpt = hwpt(&fd, &first, ioas)?;
+        let other = self::hwpt(&fd, &first, ioas)?;
+        first.attach(hwpt, Expect::Success)?;
+        second.attach(hwpt, Expect::Joins)?;
+        first.leave()?;
+        first.close();
+        // A new handle for the device that is left.
+        second.attach(other, Expect::Success)?;
+        second.detach()?;
+        second.close();
+        fd.destroy("hwpt_paging", other.id)?;
+        fd.destroy("hwpt_paging", hwpt.id)?;
+        fd.destroy("ioas", ioas.id)?;
+    }
     Ok(())
 }
 
