@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -80,6 +81,8 @@ fn stripped(program: &Path) -> Result<PathBuf> {
         // Renamed into place: several runs may do this at once.
         let temporary = tempfile::Builder::new().tempfile_in(&dir)?.into_temp_path();
         command::output(Command::new("strip").args(["--strip-debug", "-o"]).arg(&*temporary).arg(program))?;
+        // Temporary files are for their owner only.
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
         fs::rename(&temporary, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
     }
     Ok(copy)

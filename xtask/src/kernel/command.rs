@@ -44,7 +44,11 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Sub::List => {
             for entry in CATALOGUE {
-                let have = cached(entry)?.map_or_else(|| "-".to_owned(), |image| image.version);
+                let have = match cached(entry) {
+                    Ok(Some(image)) => image.version,
+                    Ok(None) => "-".to_owned(),
+                    Err(_) => "damaged".to_owned(),
+                };
                 println!("{:<12} {:<20} {}", entry.name, have, entry.about);
             }
         }

@@ -69,13 +69,17 @@ pub(super) fn versions(dir: &Path) -> Result<Vec<String>> {
 }
 
 fn image(entry: &Entry, version: &str, dir: &Path) -> Result<Image> {
-    let boot = dir.join("boot");
-    let bzimage = fs::read_dir(&boot)
-        .with_context(|| format!("cannot read {}", boot.display()))?
+    let modules = module_dir(dir);
+    // Debian puts it into /boot, and from 7.1 on beside the modules.
+    let bzimage = [Some(dir.join("boot")), modules.clone()]
+        .into_iter()
+        .flatten()
+        .filter_map(|place| fs::read_dir(place).ok())
+        .flatten()
         .filter_map(|e| Some(e.ok()?.path()))
         .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
-        .with_context(|| format!("there is no vmlinuz in {}", boot.display()))?;
-    Ok(Image { name: entry.name.to_owned(), version: version.to_owned(), bzimage, modules: module_dir(dir) })
+        .with_context(|| format!("there is no vmlinuz in {}", dir.display()))?;
+    Ok(Image { name: entry.name.to_owned(), version: version.to_owned(), bzimage, modules })
 }
 
 /// `lib/modules/RELEASE` of an unpacked package, wherever this release of Debian keeps it.
@@ -105,6 +109,8 @@ pub(super) fn stock(entry: &Entry) -> Result<Image> {
         let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(&dir)?;
         apt.unpack(&packages, partial.path())?;
         index_modules(partial.path())?;
+        // What is in its place has an image.
+        image(entry, &package.version, partial.path())?;
         // Dropped as a temporary directory, kept as the finished one.
         fs::rename(partial.keep(), &place).with_context(|| format!("cannot make {}", place.display()))?;
     }

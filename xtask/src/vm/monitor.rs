@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Read, Write},
     os::unix::process::CommandExt,
     path::Path,
@@ -47,13 +47,19 @@ pub fn run(machine: &Machine, timeout: Duration, stdout: &mut dyn Write, stderr:
     let mut control = Control::default();
     let mut deadline: Option<Instant> = None;
     let mut timed_out = false;
+    let mut loaded = false;
     let ended = loop {
         // Asked before the files are read: what was written before the end is then read for sure.
         let ended = qemu.ended()?;
-        let mut moved = console_file.read(&mut |bytes| {
+        let spoke = console_file.read(&mut |bytes| {
             console.feed(bytes);
             Ok(())
         })?;
+        if spoke && !loaded {
+            // The largest file of a run is not left behind by one that is interrupted: QEMU has read it.
+            loaded = fs::remove_file(&machine.initramfs).is_ok();
+        }
+        let mut moved = spoke;
         moved |= control_file.read(&mut |bytes| {
             control.feed(bytes, started);
             Ok(())
@@ -211,7 +217,7 @@ impl Qemu {
         let Some(status) = self.child.try_wait().context("cannot wait for QEMU")? else {
             return Ok(None);
         };
-        let said = self.errors.as_ref().and_then(|e| std::fs::read_to_string(e.path()).ok()).unwrap_or_default();
+        let said = self.errors.as_ref().and_then(|e| fs::read_to_string(e.path()).ok()).unwrap_or_default();
         if !status.success() {
             bail!("QEMU failed ({status}):\n{}", command::tail(&said, 20));
         }
