@@ -3,7 +3,7 @@
 //! Fields are flat, times are `CLOCK_MONOTONIC` nanoseconds, addresses are hexadecimal strings. README.md
 //! beside this crate is the schema in words. A line is written when the thing it tells is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -337,7 +337,7 @@ pub enum Fact {
         slots: u32,
         ts: u64,
     },
-    /// Something this kernel or machine cannot do was left out.
+    /// Something this kernel or machine cannot do was left out: told once a run.
     Skipped {
         what: &'static str,
         why: String,
@@ -401,6 +401,8 @@ struct Sink {
     out: Box<dyn Write + Send>,
     n: u64,
     counts: BTreeMap<&'static str, u64>,
+    /// What was said to be left out already: once is enough.
+    skipped: BTreeSet<&'static str>,
     /// The first error in writing: reported at the end, so that no device is left behind half-way.
     error: Option<io::Error>,
 }
@@ -420,7 +422,7 @@ impl Truth {
             ),
             _ => Box::new(io::stdout()),
         };
-        let sink = Sink { out, n: 0, counts: BTreeMap::new(), error: None };
+        let sink = Sink { out, n: 0, counts: BTreeMap::new(), skipped: BTreeSet::new(), error: None };
         Ok(Self { sink: Mutex::new(sink), summary })
     }
 
@@ -428,6 +430,11 @@ impl Truth {
     pub fn tell(&self, fact: &Fact) {
         let mut guard = self.lock();
         let sink = &mut *guard;
+        if let Fact::Skipped { what, .. } = fact
+            && !sink.skipped.insert(what)
+        {
+            return;
+        }
         *sink.counts.entry(fact.kind()).or_default() += 1;
         if self.summary && !fact.framing() {
             return;

@@ -12,7 +12,7 @@ use super::{join_all, pause, wait_for};
 use crate::abi::iommufd::{HWPT_DIRTY_TRACKING, HWPT_NEST_PARENT, HWPT_PASID};
 use crate::abi::iommufd_test::{DEVICE_NO_DIRTY, DEVICE_PASID, PASID_FAILING, PASID_WIDTH};
 use crate::iommufd::{Iommufd, Pt};
-use crate::mock::{Expect, Features, Mock, open};
+use crate::mock::{Expect, Mock, open};
 use crate::sys;
 use crate::truth::{Fact, Truth};
 
@@ -61,7 +61,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
                     if sys::stopped() {
                         break;
                     }
-                    cycle(args, features, &fd)?;
+                    cycle(args, &fd)?;
                 }
                 Ok(())
             })
@@ -102,7 +102,7 @@ fn hold(args: &Args, fd: &Arc<Iommufd>) -> Result<()> {
 }
 
 /// One round on one device.
-fn cycle(args: &Args, features: Features, fd: &Arc<Iommufd>) -> Result<()> {
+fn cycle(args: &Args, fd: &Arc<Iommufd>) -> Result<()> {
     let ioas = fd.ioas_alloc()?;
     let other_ioas = fd.ioas_alloc()?;
     let flags = if args.pasids > 0 { DEVICE_PASID } else { 0 };
@@ -127,11 +127,6 @@ fn cycle(args: &Args, features: Features, fd: &Arc<Iommufd>) -> Result<()> {
     }
     if args.pasids > 0 {
         pasids(args, &mut mock, ioas, paging)?;
-    } else if !features.pasid_attach {
-        fd.truth().tell(&Fact::Skipped {
-            what: "pasid",
-            why: "the test device of this kernel does not attach by PASID".to_owned(),
-        });
     }
     mock.detach()?;
     for (kind, pt) in
