@@ -26,7 +26,7 @@ pub struct GuestTest {
     pub iommu: Iommu,
     /// Whether iommu-trace is in the guest. Without it a test runs even while iommu-trace does not build.
     pub tracer: bool,
-    /// The test itself: boots the guest of [`Ctx::vm`], once or more, and judges what comes out.
+    /// The test itself: boots the guest of [`Guest::vm`], once or more, and judges what comes out.
     pub run: fn(&Guest) -> Result<()>,
 }
 
