@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::event::{Comm, DomainType, Name, Ptr, ResponseCode};
+use crate::event::{Comm, DomainType, Name, Ptr, ResponseCode, Task};
 
 /// Who owns an attachment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -57,6 +57,14 @@ pub struct Span {
     /// Stack id in the source's table, to be resolved by the output.
     #[serde(skip)]
     pub stack: Option<u32>,
+}
+
+impl Span {
+    /// What `task` began at `ts`.
+    #[must_use]
+    pub fn new(ts: u64, kind: SpanKind, task: &Task, stack: Option<u32>) -> Self {
+        Span { ts, kind, cpu: task.cpu, pid: task.pid, tid: task.tid, comm: task.comm, stack }
+    }
 }
 
 /// What happened; the tag is the public name of the event.

@@ -1,0 +1,149 @@
+//! One fault, as it is put together.
+
+use super::{Age, Waiting};
+use crate::{
+    event::{Event, Ptr, Report, ResponseCode, Task},
+    model::{
+        latency::LatencySlots,
+        since,
+        span::{Answerer, FaultSpan, Response, Stage, StageSpan},
+        table::Link,
+    },
+};
+
+/// Links of the lists by age.
+pub(super) const AGE: usize = 0;
+/// Links of the chains by what is waited for.
+pub(super) const CHAIN: usize = 1;
+/// Links of the members of a group.
+pub(super) const GROUP: usize = 2;
+
+/// One I/O page fault.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// When the report was entered.
+    pub ts: u64,
+    /// By whom.
+    pub task: Task,
+    /// The report's stack.
+    pub stack: Option<u32>,
+    /// What was reported.
+    pub report: Report,
+    /// The group's number.
+    pub group_id: Option<u32>,
+    /// Whether the report has not returned.
+    pub reporting: bool,
+    /// What it returned.
+    pub ret: Option<i64>,
+    /// The `struct iopf_group` it is part of.
+    pub group: Option<Ptr>,
+    /// Requests in that group.
+    pub requests: Option<u32>,
+    /// The handle that the last look-up found.
+    pub handle: Option<Ptr>,
+    /// iommufd's object id of the device.
+    pub device_id: Option<u32>,
+    /// Look-ups made.
+    pub lookups: u32,
+    /// The id that user space was told, and the cookie.
+    pub delivered: Option<(u32, u32)>,
+    /// The response and who gave it.
+    pub response: Option<(ResponseCode, Answerer)>,
+    /// A response seen at `iopf_group_response` only: time, code, by whom.
+    pub witness: Option<(u64, ResponseCode, Answerer)>,
+    /// When each stage was reached.
+    pub stages: [Option<u64>; Stage::ALL.len()],
+    pub(in crate::model) latencies: LatencySlots,
+    pub(super) age: Age,
+    /// When its age became what it is.
+    pub(super) age_since: u64,
+    pub(super) waiting: Option<Waiting>,
+    pub(super) links: [Link; 3],
+}
+
+impl Fault {
+    pub(super) fn new(event: &Event, report: &Report, group_id: Option<u32>, latencies: LatencySlots) -> Self {
+        Fault {
+            ts: event.ts,
+            task: event.task,
+            stack: event.stack,
+            report: *report,
+            group_id,
+            reporting: true,
+            ret: None,
+            group: None,
+            requests: None,
+            handle: None,
+            device_id: None,
+            lookups: 0,
+            delivered: None,
+            response: None,
+            witness: None,
+            stages: [None; Stage::ALL.len()],
+            latencies,
+            age: Age::Waiting,
+            age_since: event.ts,
+            waiting: None,
+            links: [Link::default(); 3],
+        }
+    }
+
+    /// When a stage was reached.
+    pub fn stage(&self, stage: Stage) -> Option<u64> {
+        self.stages[stage as usize]
+    }
+
+    /// From the report to a stage.
+    fn to_stage(&self, stage: Stage) -> Option<u64> {
+        self.stage(stage).map(|ts| since(ts, self.ts))
+    }
+
+    /// Whether it is this request: PASID and group index as the kernel gives them back.
+    pub(super) fn is(&self, pasid: u32, grpid: u32) -> bool {
+        self.report.pasid == pasid && self.report.grpid == grpid
+    }
+
+    pub(super) fn span(&self, complete: bool) -> FaultSpan {
+        FaultSpan {
+            group: self.group_id,
+            device: self.report.device.name,
+            pasid: self.report.pasid(),
+            grpid: self.report.grpid,
+            addr: self.report.addr,
+            perm: self.report.perm,
+            flags: self.report.flags,
+            last: self.report.is_last(),
+            requests: self.requests,
+            handle: self.handle,
+            device_id: self.device_id,
+            delivered_id: self.delivered.map(|(id, _)| id),
+            cookie: self.delivered.map(|(_, cookie)| cookie),
+            ret: self.ret,
+            lookups: self.lookups,
+            lookup_ns: self.handle.and(self.to_stage(Stage::Lookup)),
+            device_id_ns: self.to_stage(Stage::DeviceId),
+            handler_ns: self.to_stage(Stage::Handler),
+            delivered_ns: self.to_stage(Stage::Delivered),
+            response_ns: self.to_stage(Stage::Response),
+            response: Response(self.response.map(|(code, _)| code)),
+            answered_by: self.response.map(|(_, by)| by),
+            freed_ns: self.to_stage(Stage::Free),
+            complete,
+        }
+    }
+
+    pub(super) fn stage_span(&self, stage: Stage, ts: u64) -> StageSpan {
+        StageSpan {
+            stage,
+            group: self.group_id,
+            device: self.report.device.name,
+            pasid: self.report.pasid(),
+            grpid: self.report.grpid,
+            addr: self.report.addr,
+            since_report_ns: since(ts, self.ts),
+            handle: self.handle,
+            device_id: self.device_id,
+            response: if stage == Stage::Response { self.response.map(|(code, _)| code) } else { None },
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Responses: seen at the driver, which every path to the device passes.
+
+use super::{Age, FaultId, Waiting};
+use crate::{
+    event::{self, Event, PageResponse, ProbeId, ResponseCode},
+    model::{
+        Model,
+        calls::About,
+        effects::Effects,
+        latency::Measure,
+        since,
+        span::{Answerer, Stage},
+    },
+};
+
+impl Model {
+    pub(in crate::model) fn answered(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) {
+        let Some(id) = self.find_answered(event, response, effects) else {
+            self.counts.unmatched_faults += 1;
+            return;
+        };
+        let by = self.answerer(event.task.tid);
+        let Some(fault) = self.faults.slab.get_mut(id) else { return };
+        if fault.response.is_some() {
+            return;
+        }
+        fault.response = Some((ResponseCode::from_raw(response.code), by));
+        fault.age_since = event.ts;
+        let (slots, reported, age) = (fault.latencies, fault.ts, fault.age);
+        if age != Age::Limbo {
+            self.faults.set_age(id, Age::Answered);
+        }
+        self.latencies.record(slots, Measure::Response, since(event.ts, reported));
+        self.stage(id, Stage::Response, event.ts, event, effects);
+        if !self.features.sees_group_frees {
+            self.forget_group_of(id, effects);
+        }
+    }
+
+    /// The request that a response is for: the last of the group at `evt`, the one that this thread reports, or the
+    /// oldest of its name.
+    fn find_answered(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) -> Option<FaultId> {
+        if let Some(group) = self.faults.live_group(response.evt) {
+            return group.last;
+        }
+        let reported = self.calls.report(event.task.tid).filter(|&id| {
+            self.faults.get(id).is_some_and(|fault| {
+                fault.report.evt == response.evt || (fault.group.is_none() && fault.is(response.pasid, response.grpid))
+            })
+        });
+        if reported.is_some() {
+            return reported;
+        }
+        self.faults.first_waiting(Waiting::Ungrouped(response.device, response.pasid, response.grpid))?;
+        let seen = event::FaultGroup {
+            group: response.evt,
+            device: response.device,
+            pasid: response.pasid,
+            grpid: response.grpid,
+            ..event::FaultGroup::default()
+        };
+        self.begin_group(event, &seen, false, effects);
+        self.faults.live_group(response.evt)?.last
+    }
+
+    /// Where frees are not seen, a response is the end of its group.
+    fn forget_group_of(&mut self, id: FaultId, effects: &mut Effects) {
+        let Some(fault) = self.faults.get(id) else { return };
+        let ts = fault.age_since;
+        match fault.group.and_then(|group| self.faults.groups.remove(&group)) {
+            Some(group) => {
+                for member in self.faults.part(group.members) {
+                    self.fault_over(member, ts, effects);
+                }
+            }
+            None => self.fault_over(id, ts, effects),
+        }
+    }
+
+    /// Who answers, by what this thread is in.
+    pub(super) fn answerer(&self, tid: u32) -> Answerer {
+        self.calls
+            .find(tid, |call| {
+                Some(match (call.probe, &call.about) {
+                    (ProbeId::FaultWrite, _) => Answerer::User,
+                    (ProbeId::AutoResponse, _) => Answerer::Automatic,
+                    (ProbeId::FaultDestroy, _) => Answerer::QueueDestroy,
+                    (ProbeId::QueueRemoveDevice, _) => Answerer::QueueRemove,
+                    (_, About::Report(_)) => Answerer::Report,
+                    _ => return None,
+                })
+            })
+            .unwrap_or(Answerer::Handler)
+    }
+}

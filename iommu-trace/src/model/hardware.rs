@@ -1,0 +1,126 @@
+//! What the hardware does: unrecoverable faults, map and unmap, invalidation.
+
+use super::{
+    Model,
+    effects::Effects,
+    span::{DmaFaultSpan, DmaSpan, InvalidateSpan, Span, SpanKind},
+};
+use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId};
+
+impl Model {
+    pub(super) fn dma_fault(&mut self, event: &Event, fault: &DmaFault, effects: &mut Effects) {
+        let source = SourceId(fault.source);
+        let device = self.mirror.device_by_name(Name::new(&format!("0000:{source}")));
+        let span = DmaFaultSpan {
+            iommu: Some(format!("dmar{}", fault.seq_id)),
+            group: device.and_then(|device| device.group_id),
+            device: device.map(|device| device.name),
+            source_id: Some(source.to_string()),
+            addr: fault.addr,
+            access: if fault.read { "read" } else { "write" },
+            reason: Some(fault.reason),
+            pasid: fault.pasid,
+            function: event.probe.function(),
+        };
+        self.tell_event(event, SpanKind::DmaFault(span), effects);
+    }
+
+    pub(super) fn io_page_fault(
+        &mut self,
+        event: &Event,
+        device: &DeviceRef,
+        iova: u64,
+        flags: u32,
+        effects: &mut Effects,
+    ) {
+        self.mirror.learn(device);
+        let span = DmaFaultSpan {
+            iommu: None,
+            group: self.mirror.group_id(device),
+            device: (!device.name.is_empty()).then_some(device.name),
+            source_id: None,
+            addr: iova,
+            // IOMMU_FAULT_READ is 0, IOMMU_FAULT_WRITE is 1.
+            access: if flags & 1 == 0 { "read" } else { "write" },
+            reason: None,
+            pasid: None,
+            function: event.probe.function(),
+        };
+        self.tell_event(event, SpanKind::DmaFault(span), effects);
+    }
+
+    /// A map or unmap returned. Calls inside another map make no event.
+    pub(super) fn dma(&mut self, event: &Event, op: &DmaOp, effects: &mut Effects) {
+        let span = DmaSpan {
+            domain: op.domain,
+            addr: op.iova,
+            size: op.size,
+            ret: op.ret,
+            duration_ns: op.duration,
+            function: event.probe.function(),
+        };
+        let kind = match event.probe {
+            ProbeId::Unmap | ProbeId::UnmapFast => SpanKind::Unmap(span),
+            _ => SpanKind::Map(span),
+        };
+        let began = event.ts.saturating_sub(op.duration);
+        self.tell(Span::new(began, kind, &event.task, event.stack), effects);
+    }
+
+    pub(super) fn invalidated(&mut self, event: &Event, op: &Invalidate, effects: &mut Effects) {
+        let amd = event.probe == ProbeId::AmdCompletionWait;
+        let span = InvalidateSpan {
+            iommu: op.iommu,
+            kind: if amd { "completion-wait" } else { descriptor(op.desc) },
+            count: op.count,
+            drain: !amd && op.options & 1 != 0,
+            ret: op.ret,
+            duration_ns: op.duration,
+        };
+        let began = event.ts.saturating_sub(op.duration);
+        self.tell(Span::new(began, SpanKind::Invalidate(span), &event.task, event.stack), effects);
+    }
+}
+
+/// The kind of a queued invalidation descriptor: bits 3:0 of its first word (VT-d specification, 6.5.2).
+fn descriptor(word: u64) -> &'static str {
+    match word & 0xf {
+        1 => "context-cache",
+        2 => "iotlb",
+        3 => "device-tlb",
+        4 => "interrupt-entry-cache",
+        5 => "wait",
+        6 => "pasid-iotlb",
+        7 => "pasid-cache",
+        8 => "pasid-device-tlb",
+        9 => "page-group-response",
+        _ => "reserved",
+    }
+}
+
+/// A requester id as `lspci` prints it.
+struct SourceId(u32);
+
+impl std::fmt::Display for SourceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02x}:{:02x}.{}", (self.0 >> 8) & 0xff, (self.0 >> 3) & 0x1f, self.0 & 7)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requester_id_reads_as_bus_device_function() {
+        assert_eq!(SourceId(0x00f8).to_string(), "00:1f.0");
+        assert_eq!(SourceId(0x3a0b).to_string(), "3a:01.3");
+    }
+
+    #[test]
+    fn descriptors_are_named_by_their_low_bits() {
+        assert_eq!(descriptor(0x2_0000_0026), "pasid-iotlb");
+        assert_eq!(descriptor(0x15), "wait");
+        assert_eq!(descriptor(0), "reserved");
+    }
+}
