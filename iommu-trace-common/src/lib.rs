@@ -20,7 +20,7 @@ pub const COMM_LEN: usize = 16;
 /// "No device id": iommufd object ids start at 1 and stay below this.
 pub const NO_ID: u32 = u32::MAX;
 /// How many fault messages one `read()` of a fault file is followed through; later ones are counted as lost.
-pub const MAX_DELIVERED: u32 = 256;
+pub const MAX_DELIVERED: u32 = 4096;
 /// How many records of VT-d's fault recording registers one interrupt is followed through.
 pub const MAX_DMA_FAULTS: u32 = 16;
 

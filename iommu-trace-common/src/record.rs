@@ -43,17 +43,35 @@ records! {
         comm: [u8; COMM_LEN],
     }
 
+    /// A page request as `struct iommu_fault` has it, copied in one piece: `type`, padding, then `prm`.
+    struct Request {
+        /// `IOMMU_FAULT_PAGE_REQ` is 1.
+        kind: u32,
+        /// The kernel's padding.
+        pad: u32,
+        /// `IOMMU_FAULT_PAGE_REQUEST_*` flags.
+        flags: u32,
+        /// PASID, meaningful when its flag is set.
+        pasid: u32,
+        /// Page request group index.
+        grpid: u32,
+        /// `IOMMU_FAULT_PERM_*`.
+        perm: u32,
+        /// The faulting address.
+        addr: u64,
+    }
+
     /// A `struct device` and its group.
     struct Device {
         /// Address of the `struct device`, or 0.
         ptr: u64,
         /// Address of its `struct iommu_group`, or 0.
         group: u64,
-        /// The group's number, or -1.
+        /// The group's number, meaningful when `group` is not 0.
         group_id: i32,
         /// Zero.
         pad: u32,
-        /// `dev_name()`, NUL-terminated.
+        /// `dev_name()`, NUL-terminated; what follows the NUL is undefined.
         name: [u8; NAME_LEN],
     }
 
@@ -69,7 +87,7 @@ records! {
         idev: u64,
         /// The domain's type.
         domain_type: u32,
-        /// iommufd's object id of the device, or [`crate::NO_ID`].
+        /// iommufd's object id of the device, or [`crate::NO_ID`] or 0 (no object has it) for none.
         device_id: u32,
         /// One of [`crate::owner`].
         owner: u32,
@@ -133,20 +151,8 @@ records! {
         device: Device,
         /// Address of the `struct iopf_fault` passed.
         evt: u64,
-        /// The faulting address.
-        addr: u64,
-        /// `IOMMU_FAULT_PAGE_REQ` is 1.
-        kind: u32,
-        /// `IOMMU_FAULT_PAGE_REQUEST_*` flags.
-        flags: u32,
-        /// PASID, meaningful when its flag is set.
-        pasid: u32,
-        /// Page request group index.
-        grpid: u32,
-        /// `IOMMU_FAULT_PERM_*`.
-        perm: u32,
-        /// Zero.
-        pad: u32,
+        /// What it holds.
+        request: Request,
     }
 
     /// A `struct iopf_group` in a handler, a response, a dequeue or a free.
@@ -159,16 +165,10 @@ records! {
         domain: u64,
         /// `fault_param->dev`.
         device: u64,
-        /// Address of the last fault of the group.
-        addr: u64,
         /// Requests in it.
-        count: u32,
-        /// PASID of the last fault.
-        pasid: u32,
-        /// Group index of the last fault.
-        grpid: u32,
-        /// Flags of the last fault.
-        flags: u32,
+        count: u64,
+        /// Its last fault.
+        request: Request,
         /// iommufd's cookie.
         cookie: u32,
         /// Response code, where it is a response.
@@ -181,14 +181,10 @@ records! {
         device: u64,
         /// The `struct iopf_fault`: the first member of its group, or the reported one.
         evt: u64,
-        /// PASID.
-        pasid: u32,
-        /// Page request group index.
-        grpid: u32,
-        /// `IOMMU_PAGE_RESP_*`.
-        code: u32,
-        /// The device's group number, or -1.
-        group_id: i32,
+        /// PASID, group index and `IOMMU_PAGE_RESP_*` code, as `struct iommu_page_response` ends.
+        answer: [u32; 3],
+        /// Zero.
+        pad: u32,
     }
 
     /// Entry or return of the fault file's `read` or `write`.

@@ -2,11 +2,11 @@
 
 use iommu_trace_common::{
     Field, Phase, ProbeId,
-    record::{Attach, DeviceOnly, Domain, Handle, Lookup, Return},
+    record::{Attach, DeviceOnly, Domain, Lookup, Return},
 };
 
 use crate::{
-    out::{emit, emit_at, now},
+    out::{emit, now, set},
     probe::{Args, Ret, on_enter, on_exit},
     read,
 };
@@ -22,47 +22,39 @@ struct Call {
 
 #[inline(always)]
 fn change(ctx: &impl Args, probe: ProbeId, call: Call) {
-    let ts = now();
-    let handle = read::handle(call.handle, call.domain);
-    let mut device = if call.device != 0 {
-        read::device(call.device)
-    } else if handle.device != 0 {
-        read::device(handle.device)
-    } else {
-        read::group(call.group)
-    };
-    if call.group != 0 {
-        device.group = call.group;
-    }
-    let old_domain = read::ptr(device.group, Field::GroupDomain);
-    emit_at(
-        ctx,
-        probe,
-        Phase::Enter,
-        ts,
-        Attach {
-            device,
-            handle,
+    emit(ctx, probe, Phase::Enter, |record: *mut Attach| {
+        // SAFETY: the places are this record's.
+        let (device, handle) = unsafe { (&raw mut (*record).device, &raw mut (*record).handle) };
+        let behind = read::handle_into(handle, call.handle, call.domain);
+        let dev = if call.device != 0 { call.device } else { behind };
+        let group = if call.group != 0 { call.group } else { read::ptr(dev, Field::DeviceIommuGroup) };
+        read::member_into(device, dev, group);
+        let old_domain = read::ptr(group, Field::GroupDomain);
+        set!(record, {
             domain: call.domain,
-            old_domain,
-            default_domain: read::ptr(device.group, Field::GroupDefaultDomain),
-            dma_owner: read::ptr(device.group, Field::GroupOwner),
-            domain_type: read::domain_type(call.domain),
-            old_domain_type: read::domain_type(old_domain),
+            old_domain: old_domain,
             pasid: call.pasid,
             domain_owner: read::domain_owner(call.domain),
-        },
-    );
+        });
+        // SAFETY: the places are this record's.
+        unsafe {
+            read::copy(&raw mut (*record).default_domain, group, Field::GroupDefaultDomain);
+            read::copy(&raw mut (*record).dma_owner, group, Field::GroupOwner);
+            read::copy(&raw mut (*record).domain_type, call.domain, Field::DomainType);
+            read::copy(&raw mut (*record).old_domain_type, old_domain, Field::DomainType);
+        }
+    });
 }
 
 #[inline(always)]
 fn returned(ctx: &impl Ret, probe: ProbeId) {
-    emit(ctx, probe, Phase::Exit, Return { ret: ctx.ret() as i32 as i64 });
+    let ret = ctx.ret() as i32 as i64;
+    emit(ctx, probe, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
 }
 
 #[inline(always)]
 fn returned_void(ctx: &impl Ret, probe: ProbeId) {
-    emit(ctx, probe, Phase::Exit, Return { ret: 0 });
+    emit(ctx, probe, Phase::Exit, |record: *mut Return| set!(record, { ret: 0 }));
 }
 
 macro_rules! change {
@@ -143,7 +135,7 @@ change!(attach_device_pasid_enter, attach_device_pasid_exit, AttachDevicePasid, 
     group: 0,
     device: ctx.arg(1),
     domain: ctx.arg(0),
-    handle: if read::settings().attach_pasid_handle_arg != 0 { ctx.arg(3) } else { 0 },
+    handle: if read::setting!(attach_pasid_handle_arg) != 0 { ctx.arg(3) } else { 0 },
     pasid: ctx.arg(2) as u32,
 });
 // int iommu_replace_device_pasid(struct iommu_domain *, struct device *, ioasid_t, struct iommu_attach_handle *)
@@ -174,28 +166,24 @@ change!(set_domain_enter, set_domain_exit, SetDomain, returned, |ctx| Call {
 // struct iommu_attach_handle *iommu_attach_handle_get(struct iommu_group *, ioasid_t, unsigned int type)
 #[inline(always)]
 fn looked_up(ctx: &(impl Args + Ret)) {
-    let ts = now();
-    let group = ctx.arg(0);
     let found = ctx.ret();
     let ret = read::error_of(found);
-    let handle: Handle = read::handle(if ret == 0 { found } else { 0 }, 0);
-    let id_ts = now();
-    emit_at(
-        ctx,
-        ProbeId::AttachHandleGet,
-        Phase::Exit,
-        ts,
-        Lookup {
-            group,
-            id_ts,
-            ret,
-            handle,
-            group_id: read::get(group, Field::GroupId).unwrap_or(-1),
+    emit(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
+        // SAFETY: the place is this record's.
+        read::handle_into(unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
+        let id_ts = now();
+        let group = ctx.arg(0);
+        set!(record, {
+            group: group,
+            id_ts: id_ts,
+            ret: ret,
             pasid: ctx.arg(1) as u32,
             wanted_type: ctx.arg(2) as u32,
             pad: 0,
-        },
-    );
+        });
+        // SAFETY: the place is this record's.
+        read::copy(unsafe { &raw mut (*record).group_id }, group, Field::GroupId);
+    });
 }
 on_exit!(attach_handle_get_exit, looked_up);
 
@@ -203,20 +191,25 @@ on_exit!(attach_handle_get_exit, looked_up);
 #[inline(always)]
 fn domain_freed(ctx: &impl Args) {
     let domain = ctx.arg(0);
-    emit(
-        ctx,
-        ProbeId::DomainFree,
-        Phase::Enter,
-        Domain { domain, domain_type: read::domain_type(domain), owner: read::domain_owner(domain) },
-    );
+    emit(ctx, ProbeId::DomainFree, Phase::Enter, |record: *mut Domain| {
+        set!(record, {
+            domain: domain,
+            domain_type: read::domain_type(domain),
+            owner: read::domain_owner(domain),
+        });
+    });
 }
 on_enter!(domain_free_enter, domain_freed);
 
 #[inline(always)]
 fn group_member(ctx: &impl Args, probe: ProbeId) {
-    let mut device = read::device(ctx.arg(1));
-    device.group_id = ctx.arg(0) as i32;
-    emit(ctx, probe, Phase::Enter, DeviceOnly { device, ret: 0 });
+    emit(ctx, probe, Phase::Enter, |record: *mut DeviceOnly| {
+        // SAFETY: the place is this record's.
+        let device = unsafe { &raw mut (*record).device };
+        read::device_into(device, ctx.arg(1));
+        set!(device, { group_id: ctx.arg(0) as i32 });
+        set!(record, { ret: 0 });
+    });
 }
 
 // TRACE_EVENT add_device_to_group, remove_device_from_group: (int group_id, struct device *dev)
@@ -233,8 +226,16 @@ pub fn device_remove_enter(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32
 
 // int pci_dev_reset_iommu_prepare(struct pci_dev *pdev); void pci_dev_reset_iommu_done(struct pci_dev *pdev)
 #[inline(always)]
+fn reset(ctx: &impl Args, probe: ProbeId) {
+    emit(ctx, probe, Phase::Enter, |record: *mut DeviceOnly| {
+        // SAFETY: the place is this record's.
+        read::pci_device_into(unsafe { &raw mut (*record).device }, ctx.arg(0));
+        set!(record, { ret: 0 });
+    });
+}
+#[inline(always)]
 fn reset_prepare(ctx: &impl Args) {
-    emit(ctx, ProbeId::ResetPrepare, Phase::Enter, DeviceOnly { device: read::pci_device(ctx.arg(0)), ret: 0 });
+    reset(ctx, ProbeId::ResetPrepare);
 }
 #[inline(always)]
 fn reset_prepared(ctx: &impl Ret) {
@@ -242,7 +243,7 @@ fn reset_prepared(ctx: &impl Ret) {
 }
 #[inline(always)]
 fn reset_done(ctx: &impl Args) {
-    emit(ctx, ProbeId::ResetDone, Phase::Enter, DeviceOnly { device: read::pci_device(ctx.arg(0)), ret: 0 });
+    reset(ctx, ProbeId::ResetDone);
 }
 on_enter!(reset_prepare_enter, reset_prepare);
 on_exit!(reset_prepare_exit, reset_prepared);

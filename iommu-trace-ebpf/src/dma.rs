@@ -3,7 +3,7 @@
 use iommu_trace_common::{Phase, ProbeId, record::Dma};
 
 use crate::{
-    out::emit,
+    out::{emit, set},
     probe::{Args, Ret, on_enter, on_exit},
 };
 
@@ -71,7 +71,9 @@ fn sg_key() -> Key {
 #[inline(always)]
 fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i64) {
     if let Some(duration) = end(key) {
-        emit(ctx, probe, Phase::Exit, Dma { domain: ctx.arg(0), iova: ctx.arg(1), size, ret, duration });
+        emit(ctx, probe, Phase::Exit, |record: *mut Dma| {
+            set!(record, { domain: ctx.arg(0), iova: ctx.arg(1), size: size, ret: ret, duration: duration });
+        });
     }
 }
 

@@ -1,13 +1,13 @@
 //! I/O page faults from report to free, fault queues, and the hardware's unrecoverable faults.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
 use iommu_trace_common::{
     Field, MAX_DMA_FAULTS, NO_ID, Phase, ProbeId,
     record::{DmaFault, Group, IoPageFault, PageResponse, Queue, Report, Return},
 };
 
 use crate::{
-    out::{emit, emit_at, now},
+    out::{emit, emit_at, now, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
 };
@@ -15,59 +15,45 @@ use crate::{
 // int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)
 #[inline(always)]
 fn report(ctx: &impl Args) {
-    let ts = now();
-    let evt = ctx.arg(1);
-    emit_at(
-        ctx,
-        ProbeId::ReportDeviceFault,
-        Phase::Enter,
-        ts,
-        Report {
-            device: read::device(ctx.arg(0)),
-            evt,
-            addr: get(evt, Field::FaultAddr).unwrap_or(0),
-            kind: get(evt, Field::FaultType).unwrap_or(0),
-            flags: get(evt, Field::FaultFlags).unwrap_or(0),
-            pasid: get(evt, Field::FaultPasid).unwrap_or(0),
-            grpid: get(evt, Field::FaultGrpid).unwrap_or(0),
-            perm: get(evt, Field::FaultPerm).unwrap_or(0),
-            pad: 0,
-        },
-    );
+    emit(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
+        let evt = ctx.arg(1);
+        set!(record, { evt: evt });
+        // SAFETY: the places are this record's.
+        unsafe {
+            read::device_into(&raw mut (*record).device, ctx.arg(0));
+            read::copy(&raw mut (*record).request, evt, Field::FaultType);
+        }
+    });
 }
 #[inline(always)]
 fn reported(ctx: &impl Ret) {
-    emit(ctx, ProbeId::ReportDeviceFault, Phase::Exit, Return { ret: ctx.ret() as i32 as i64 });
+    let ret = ctx.ret() as i32 as i64;
+    emit(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
 }
 on_enter!(report_device_fault_enter, report);
 on_exit!(report_device_fault_exit, reported);
 
 #[inline(always)]
 fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
-    let ts = now();
-    let group = ctx.arg(0);
-    let handle = ptr(group, Field::IopfGroupHandle);
-    emit_at(
-        ctx,
-        probe,
-        Phase::Enter,
-        ts,
-        Group {
-            group,
-            handle,
+    emit(ctx, probe, Phase::Enter, |record: *mut Group| {
+        let group = ctx.arg(0);
+        let handle = ptr(group, Field::IopfGroupHandle);
+        set!(record, {
+            group: group,
+            handle: handle,
             // Past the handler the handle may be gone: only there is it followed.
             domain: if follow { ptr(handle, Field::HandleDomain) } else { 0 },
-            device: ptr(ptr(group, Field::IopfGroupParam), Field::FaultParamDev),
+            code: code,
+        });
+        // SAFETY: the places are this record's.
+        unsafe {
+            read::copy(&raw mut (*record).device, ptr(group, Field::IopfGroupParam), Field::FaultParamDev);
+            read::copy(&raw mut (*record).count, group, Field::IopfGroupCount);
             // The group's first member is its last fault.
-            addr: get(group, Field::FaultAddr).unwrap_or(0),
-            count: get::<u64>(group, Field::IopfGroupCount).unwrap_or(0) as u32,
-            pasid: get(group, Field::FaultPasid).unwrap_or(0),
-            grpid: get(group, Field::FaultGrpid).unwrap_or(0),
-            flags: get(group, Field::FaultFlags).unwrap_or(0),
-            cookie: get(group, Field::IopfGroupCookie).unwrap_or(0),
-            code,
-        },
-    );
+            read::copy(&raw mut (*record).request, group, Field::FaultType);
+            read::copy(&raw mut (*record).cookie, group, Field::IopfGroupCookie);
+        }
+    });
 }
 
 // int iommufd_fault_iopf_handler(struct iopf_group *group)
@@ -107,23 +93,11 @@ on_enter!(group_dequeue_enter, group_dequeue);
 
 #[inline(always)]
 fn page_response(ctx: &impl Args, probe: ProbeId) {
-    let ts = now();
-    let device = ctx.arg(0);
-    let response = ctx.arg(2);
-    emit_at(
-        ctx,
-        probe,
-        Phase::Enter,
-        ts,
-        PageResponse {
-            device,
-            evt: ctx.arg(1),
-            pasid: get(response, Field::ResponsePasid).unwrap_or(0),
-            grpid: get(response, Field::ResponseGrpid).unwrap_or(0),
-            code: get(response, Field::ResponseCode).unwrap_or(u32::MAX),
-            group_id: get(ptr(device, Field::DeviceIommuGroup), Field::GroupId).unwrap_or(-1),
-        },
-    );
+    emit(ctx, probe, Phase::Enter, |record: *mut PageResponse| {
+        set!(record, { device: ctx.arg(0), evt: ctx.arg(1), pad: 0 });
+        // SAFETY: the place is this record's.
+        read::copy(unsafe { &raw mut (*record).answer }, ctx.arg(2), Field::ResponsePasid);
+    });
 }
 
 // (*page_response)(struct device *dev, struct iopf_fault *evt, struct iommu_page_response *msg)
@@ -149,26 +123,29 @@ fn smmu_page_response(ctx: &impl Args) {
 on_enter_either!(smmu_page_response_enter, smmu_page_response_kprobe, smmu_page_response);
 
 #[inline(always)]
-fn queue(ctx: &impl Args, probe: ProbeId, phase: Phase, has_device: bool, ret: i64) {
-    let device = if has_device { read::device(ctx.arg(1)) } else { read::group(0) };
-    emit(ctx, probe, phase, Queue { queue: ctx.arg(0), device, ret });
+fn queue(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, queue: u64, dev: u64, ret: i64) {
+    emit(ctx, probe, phase, |record: *mut Queue| {
+        set!(record, { queue: queue, ret: ret });
+        // SAFETY: the place is this record's.
+        read::device_into(unsafe { &raw mut (*record).device }, dev);
+    });
 }
 
 // int iopf_queue_add_device(struct iopf_queue *queue, struct device *dev)
 #[inline(always)]
 fn queue_added(ctx: &(impl Args + Ret)) {
-    queue(ctx, ProbeId::QueueAddDevice, Phase::Exit, true, ctx.ret() as i32 as i64);
+    queue(ctx, ProbeId::QueueAddDevice, Phase::Exit, ctx.arg(0), ctx.arg(1), ctx.ret() as i32 as i64);
 }
 on_exit!(queue_add_device_exit, queue_added);
 
 // void iopf_queue_remove_device(struct iopf_queue *queue, struct device *dev): int before 6.11
 #[inline(always)]
 fn queue_remove(ctx: &impl Args) {
-    queue(ctx, ProbeId::QueueRemoveDevice, Phase::Enter, true, 0);
+    queue(ctx, ProbeId::QueueRemoveDevice, Phase::Enter, ctx.arg(0), ctx.arg(1), 0);
 }
 #[inline(always)]
 fn queue_removed(ctx: &impl Args) {
-    queue(ctx, ProbeId::QueueRemoveDevice, Phase::Exit, true, 0);
+    queue(ctx, ProbeId::QueueRemoveDevice, Phase::Exit, ctx.arg(0), ctx.arg(1), 0);
 }
 on_enter!(queue_remove_device_enter, queue_remove);
 on_exit!(queue_remove_device_exit, queue_removed);
@@ -176,26 +153,21 @@ on_exit!(queue_remove_device_exit, queue_removed);
 // int iopf_queue_flush_dev(struct device *dev)
 #[inline(always)]
 fn queue_flushed(ctx: &(impl Args + Ret)) {
-    emit(
-        ctx,
-        ProbeId::QueueFlushDev,
-        Phase::Exit,
-        Queue { queue: 0, device: read::device(ctx.arg(0)), ret: ctx.ret() as i32 as i64 },
-    );
+    queue(ctx, ProbeId::QueueFlushDev, Phase::Exit, 0, ctx.arg(0), ctx.ret() as i32 as i64);
 }
 on_exit!(queue_flush_dev_exit, queue_flushed);
 
 // int iopf_queue_discard_partial(struct iopf_queue *queue)
 #[inline(always)]
 fn queue_discarded(ctx: &(impl Args + Ret)) {
-    queue(ctx, ProbeId::QueueDiscardPartial, Phase::Exit, false, ctx.ret() as i32 as i64);
+    queue(ctx, ProbeId::QueueDiscardPartial, Phase::Exit, ctx.arg(0), 0, ctx.ret() as i32 as i64);
 }
 on_exit!(queue_discard_partial_exit, queue_discarded);
 
 // void iopf_queue_free(struct iopf_queue *queue)
 #[inline(always)]
 fn queue_free(ctx: &impl Args) {
-    queue(ctx, ProbeId::QueueFree, Phase::Enter, false, 0);
+    queue(ctx, ProbeId::QueueFree, Phase::Enter, ctx.arg(0), 0, 0);
 }
 on_enter!(queue_free_enter, queue_free);
 
@@ -237,22 +209,18 @@ fn dmar_fault(ctx: &impl Args) {
         if record[3] & FRCD_F == 0 {
             return;
         }
-        emit_at(
-            ctx,
-            ProbeId::DmarFault,
-            Phase::Enter,
-            ts,
-            DmaFault {
-                iommu,
+        emit_at(ctx, ProbeId::DmarFault, Phase::Enter, ts, |place: *mut DmaFault| {
+            set!(place, {
+                iommu: iommu,
                 addr: (u64::from(record[1]) << 32 | u64::from(record[0])) & !0xfff,
-                seq_id,
+                seq_id: seq_id,
                 source: record[2] & 0xffff,
                 reason: record[3] & 0xff,
                 read: (record[3] & FRCD_READ != 0) as u32,
                 pasid: if record[2] & FRCD_PASID_PRESENT != 0 { (record[3] >> 8) & 0xfffff } else { NO_ID },
-                status,
-            },
-        );
+                status: status,
+            });
+        });
         index += 1;
     }
 }
@@ -261,11 +229,10 @@ on_enter!(dmar_fault_enter, dmar_fault);
 // TRACE_EVENT io_page_fault: (struct device *dev, unsigned long iova, int flags)
 #[aya_ebpf::macros::btf_tracepoint]
 pub fn io_page_fault_enter(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
-    emit(
-        &ctx,
-        ProbeId::IoPageFault,
-        Phase::Enter,
-        IoPageFault { device: read::device(Args::arg(&ctx, 0)), iova: Args::arg(&ctx, 1), flags: Args::arg(&ctx, 2) as u32, pad: 0 },
-    );
+    emit(&ctx, ProbeId::IoPageFault, Phase::Enter, |record: *mut IoPageFault| {
+        set!(record, { iova: Args::arg(&ctx, 1), flags: Args::arg(&ctx, 2) as u32, pad: 0 });
+        // SAFETY: the place is this record's.
+        read::device_into(unsafe { &raw mut (*record).device }, Args::arg(&ctx, 0));
+    });
     0
 }

@@ -1,15 +1,20 @@
 //! iommufd: its devices, its fault files, its fault queue objects. These functions may be in a module.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_user, macros::map, maps::LruHashMap};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_probe_read_user, generated::bpf_loop},
+    macros::map,
+    maps::LruHashMap,
+};
 use iommu_trace_common::{
-    Field, MAX_DELIVERED, NO_ID, Phase, ProbeId,
+    Field, MAX_DELIVERED, Phase, ProbeId,
     record::{Delivered, File, Iommufd, Object, Return},
 };
 
 use crate::{
-    out::{emit, emit_at, lost, now, thread},
+    out::{emit, emit_at, lost, now, set, thread},
     probe::{Args, Ret, on_enter_either, on_exit_either},
-    read::{self, get, ptr},
+    read::{self, ptr},
 };
 
 /// `struct iommu_hwpt_pgfault` of include/uapi/linux/iommufd.h: user space's ABI, the same on every kernel.
@@ -48,7 +53,14 @@ fn file_enter(ctx: &impl Args, probe: ProbeId) {
     if OPEN.insert(&thread(), &open, 0).is_err() {
         lost(probe, Phase::Exit);
     }
-    emit(ctx, probe, Phase::Enter, File { file, fault: open.fault, count: open.count, ret: 0 });
+    file_record(ctx, probe, Phase::Enter, now(), &open, 0);
+}
+
+#[inline(always)]
+fn file_record(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, open: &Open, ret: i64) {
+    emit_at(ctx, probe, phase, ts, |record: *mut File| {
+        set!(record, { file: open.file, fault: open.fault, count: open.count, ret: ret });
+    });
 }
 
 #[inline(always)]
@@ -62,44 +74,55 @@ fn file_exit(ctx: &(impl EbpfContext + Ret), probe: ProbeId) {
     if matches!(probe, ProbeId::FaultRead) && ret > 0 {
         delivered(ctx, ts, &open, ret as u64);
     }
-    emit_at(ctx, probe, Phase::Exit, ts, File { file: open.file, fault: open.fault, count: open.count, ret });
+    file_record(ctx, probe, Phase::Exit, ts, &open, ret);
 }
 
+/// What a walk through the messages of one read needs.
+#[repr(C)]
+struct Walk<C> {
+    ctx: *const C,
+    ts: u64,
+    fault: u64,
+    buf: u64,
+}
+
+/// One record for each message, by the kernel's own loop: the verifier looks at the body once.
 #[inline(always)]
-fn delivered(ctx: &impl EbpfContext, ts: u64, open: &Open, bytes: u64) {
-    let messages = bytes / size_of::<Pgfault>() as u64;
-    for index in 0..MAX_DELIVERED {
-        if u64::from(index) >= messages {
-            return;
-        }
-        let address = open.buf + u64::from(index) * size_of::<Pgfault>() as u64;
-        // SAFETY: the helper checks the address. The kernel has just written there, so the page is present.
-        let Ok(message) = (unsafe { bpf_probe_read_user(address as *const Pgfault) }) else {
-            lost(ProbeId::FaultRead, Phase::Exit);
-            continue;
-        };
-        emit_at(
-            ctx,
-            ProbeId::FaultRead,
-            Phase::Exit,
-            ts,
-            Delivered {
-                fault: open.fault,
-                addr: message.addr,
-                index,
-                device_id: message.dev_id,
-                pasid: message.pasid,
-                grpid: message.grpid,
-                perm: message.perm,
-                flags: message.flags,
-                cookie: message.cookie,
-                pad: 0,
-            },
-        );
-    }
-    if messages > u64::from(MAX_DELIVERED) {
+fn delivered<C: EbpfContext>(ctx: &C, ts: u64, open: &Open, bytes: u64) {
+    let messages = (bytes / size_of::<Pgfault>() as u64) as u32;
+    let mut walk = Walk { ctx: core::ptr::from_ref(ctx), ts, fault: open.fault, buf: open.buf };
+    // SAFETY: the callback has the form that the helper calls, and `walk` outlives the call.
+    let looped = unsafe { bpf_loop(messages.min(MAX_DELIVERED), message::<C> as *mut _, (&raw mut walk).cast(), 0) };
+    if looped < 0 || messages > MAX_DELIVERED {
         lost(ProbeId::FaultRead, Phase::Exit);
     }
+}
+
+unsafe extern "C" fn message<C: EbpfContext>(index: u32, walk: *mut Walk<C>) -> i64 {
+    // SAFETY: the helper hands on what it was given, a `Walk` that lives in the caller.
+    let walk = unsafe { &*walk };
+    let address = walk.buf + u64::from(index) * size_of::<Pgfault>() as u64;
+    // SAFETY: the helper checks the address. The kernel has just written there, so the page is present.
+    let Ok(message) = (unsafe { bpf_probe_read_user(address as *const Pgfault) }) else {
+        lost(ProbeId::FaultRead, Phase::Exit);
+        return 0;
+    };
+    // SAFETY: the context outlives the loop.
+    emit_at(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, walk.ts, |record: *mut Delivered| {
+        set!(record, {
+            fault: walk.fault,
+            addr: message.addr,
+            index: index,
+            device_id: message.dev_id,
+            pasid: message.pasid,
+            grpid: message.grpid,
+            perm: message.perm,
+            flags: message.flags,
+            cookie: message.cookie,
+            pad: 0,
+        });
+    });
+    0
 }
 
 macro_rules! file {
@@ -121,22 +144,19 @@ file!(FaultWrite, write_enter, write_exit: fault_write_enter, fault_write_kprobe
 
 #[inline(always)]
 fn object(ctx: &impl Args, probe: ProbeId, object: u64, other: u64) {
-    emit(
-        ctx,
-        probe,
-        Phase::Enter,
-        Object {
-            ptr: object,
-            other,
-            id: get(object, Field::ObjectId).unwrap_or(NO_ID),
-            kind: get(object, Field::ObjectType).unwrap_or(NO_ID),
-        },
-    );
+    emit(ctx, probe, Phase::Enter, |record: *mut Object| {
+        set!(record, { ptr: object, other: other });
+        // SAFETY: the places are this record's.
+        unsafe {
+            read::copy(&raw mut (*record).id, object, Field::ObjectId);
+            read::copy(&raw mut (*record).kind, object, Field::ObjectType);
+        }
+    });
 }
 
 #[inline(always)]
 fn done(ctx: &impl Ret, probe: ProbeId) {
-    emit(ctx, probe, Phase::Exit, Return { ret: 0 });
+    emit(ctx, probe, Phase::Exit, |record: *mut Return| set!(record, { ret: 0 }));
 }
 
 // void iommufd_auto_response_faults(struct iommufd_hw_pagetable *hwpt, struct iommufd_attach_handle *handle)
@@ -164,39 +184,35 @@ on_enter_either!(fault_destroy_enter, fault_destroy_kprobe, fault_destroy);
 on_exit_either!(fault_destroy_exit, fault_destroy_kretprobe, fault_destroyed);
 
 #[inline(always)]
-fn iommufd(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, idev: u64, pasid: u32, ret: i64) {
-    emit(
-        ctx,
-        probe,
-        phase,
-        Iommufd {
-            idev,
-            device: read::device(ptr(idev, Field::IdevDev)),
-            ret,
-            id: get(idev, Field::IdevId).unwrap_or(NO_ID),
-            pasid,
-        },
-    );
+fn iommufd(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, idev: u64, dev: u64, pasid: u32, ret: i64) {
+    emit(ctx, probe, phase, |record: *mut Iommufd| {
+        set!(record, { idev: idev, ret: ret, pasid: pasid });
+        // SAFETY: the places are this record's.
+        unsafe {
+            read::device_into(&raw mut (*record).device, if dev != 0 { dev } else { ptr(idev, Field::IdevDev) });
+            read::copy(&raw mut (*record).id, idev, Field::IdevId);
+        }
+    });
 }
 
 // struct iommufd_device *iommufd_device_bind(struct iommufd_ctx *, struct device *dev, u32 *id)
 #[inline(always)]
 fn bind(ctx: &impl Args) {
-    emit(
-        ctx,
-        ProbeId::IommufdBind,
-        Phase::Enter,
-        Iommufd { idev: 0, device: read::device(ctx.arg(1)), ret: 0, id: NO_ID, pasid: 0 },
-    );
+    iommufd(ctx, ProbeId::IommufdBind, Phase::Enter, 0, ctx.arg(1), 0, 0);
 }
 #[inline(always)]
 fn bound(ctx: &(impl EbpfContext + Ret)) {
     let idev = ctx.ret();
     let ret = read::error_of(idev);
-    iommufd(ctx, ProbeId::IommufdBind, Phase::Exit, if ret == 0 { idev } else { 0 }, 0, ret);
+    iommufd(ctx, ProbeId::IommufdBind, Phase::Exit, if ret == 0 { idev } else { 0 }, 0, 0, ret);
 }
 on_enter_either!(iommufd_bind_enter, iommufd_bind_kprobe, bind);
 on_exit_either!(iommufd_bind_exit, iommufd_bind_kretprobe, bound);
+
+#[inline(always)]
+fn returned(ctx: &impl Ret, probe: ProbeId, ret: i64) {
+    emit(ctx, probe, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
+}
 
 /// A function of iommufd that is given the device first. At its return the device may be gone, so nothing is read.
 macro_rules! on_idev {
@@ -204,11 +220,11 @@ macro_rules! on_idev {
      $fentry:ident, $kprobe:ident, $fexit:ident, $kretprobe:ident) => {
         #[inline(always)]
         fn $enter($ctx: &impl Args) {
-            iommufd($ctx, ProbeId::$probe, Phase::Enter, $ctx.arg(0), $pasid, 0);
+            iommufd($ctx, ProbeId::$probe, Phase::Enter, $ctx.arg(0), 0, $pasid, 0);
         }
         #[inline(always)]
         fn $exit($rctx: &impl Ret) {
-            iommufd($rctx, ProbeId::$probe, Phase::Exit, 0, 0, $ret);
+            returned($rctx, ProbeId::$probe, $ret);
         }
         on_enter_either!($fentry, $kprobe, $enter);
         on_exit_either!($fexit, $kretprobe, $exit);
@@ -217,7 +233,7 @@ macro_rules! on_idev {
 
 #[inline(always)]
 fn pasid_arg(ctx: &impl Args) -> u32 {
-    if read::settings().iommufd_pasid_arg != 0 { ctx.arg(1) as u32 } else { 0 }
+    if read::setting!(iommufd_pasid_arg) != 0 { ctx.arg(1) as u32 } else { 0 }
 }
 
 // void iommufd_device_unbind(struct iommufd_device *idev)

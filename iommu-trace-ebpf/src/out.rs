@@ -4,7 +4,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::BPF_F_FAST_STACK_CMP,
     helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_stackid, bpf_ktime_get_ns,
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stackid, bpf_ktime_get_ns},
     },
     macros::map,
     maps::{PerCpuArray, RingBuf, StackTrace},
@@ -25,11 +26,22 @@ static LOST: PerCpuArray<LossCounters> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static STACKS: StackTrace = StackTrace::with_max_entries(16384, 0);
 
+/// A record as it lies in the ring.
 #[repr(C)]
 struct Framed<T> {
     header: Header,
     payload: T,
 }
+
+/// Writes members of the structure behind a raw pointer, each in its place: nothing is built on the stack first.
+macro_rules! set {
+    ($place:expr, { $($member:ident $([$index:literal])?: $value:expr),+ $(,)? }) => {{
+        let place = $place;
+        // SAFETY: the pointer is to a record's own, writable memory.
+        unsafe { $((&raw mut (*place).$member $([$index])?).write($value);)+ }
+    }};
+}
+pub(crate) use set;
 
 /// The time on the events' clock.
 #[inline(always)]
@@ -56,45 +68,48 @@ pub fn lost(probe: ProbeId, phase: Phase) {
     }
 }
 
-/// Sends a record with the present time.
+/// Sends a record with the present time, filled in place by `fill`, which must set every member.
 #[inline(always)]
-pub fn emit<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, payload: T) {
-    emit_at(ctx, probe, phase, now(), payload);
+pub fn emit<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, fill: impl FnOnce(*mut T)) {
+    emit_at(ctx, probe, phase, now(), fill);
 }
 
 /// Sends a record of something that happened at `ts`.
 #[inline(always)]
-pub fn emit_at<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, payload: T) {
+pub fn emit_at<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, fill: impl FnOnce(*mut T)) {
+    let Some(mut entry) = RING.reserve::<Framed<T>>(0) else {
+        lost(probe, phase);
+        return;
+    };
+    let record = entry.as_mut_ptr();
     let thread = thread();
-    let header = Header {
-        ts,
+    // SAFETY: the reserved memory is this record's.
+    let header = unsafe { &raw mut (*record).header };
+    set!(header, {
+        ts: ts,
         probe: probe as u16,
         phase: phase as u16,
-        // SAFETY: a helper without arguments.
-        cpu: unsafe { bpf_get_smp_processor_id() },
+        cpu: bpf_get_smp_processor_id(),
         pid: (thread >> 32) as u32,
         tid: thread as u32,
         stack: stack(ctx),
         len: size_of::<T>() as u32,
-        comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
-    };
-    match RING.reserve::<Framed<T>>(0) {
-        Some(mut entry) => {
-            entry.write(Framed { header, payload });
-            entry.submit(0);
-        }
-        None => lost(probe, phase),
+    });
+    // SAFETY: as above; the helper writes the whole array.
+    unsafe {
+        bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+        fill(&raw mut (*record).payload);
     }
+    entry.submit(0);
 }
 
 #[inline(always)]
 fn stack(ctx: &impl EbpfContext) -> i32 {
-    if read::settings().stacks == 0 {
+    if read::setting!(stacks) == 0 {
         return -1;
     }
     // SAFETY: the map is a stack map, and the context is the program's own.
-    let id = unsafe {
-        bpf_get_stackid(ctx.as_ptr(), (&raw const STACKS).cast_mut().cast(), BPF_F_FAST_STACK_CMP as u64)
-    };
+    let id =
+        unsafe { bpf_get_stackid(ctx.as_ptr(), (&raw const STACKS).cast_mut().cast(), BPF_F_FAST_STACK_CMP as u64) };
     id as i32
 }

@@ -1,10 +1,15 @@
 //! Reads kernel structures through the offsets that user space found in the running kernel's BTF.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{bpf_probe_read_kernel as bpf_probe_read_kernel_raw, bpf_probe_read_kernel_str},
+};
 use iommu_trace_common::{
     ABSENT, Field, NAME_LEN, NO_ID, Settings, owner,
     record::{Device, Handle},
 };
+
+use crate::out::set;
 
 /// Member offsets by [`Field`], written by user space before load.
 #[unsafe(no_mangle)]
@@ -12,7 +17,7 @@ static OFFSETS: [u32; Field::COUNT] = [ABSENT; Field::COUNT];
 
 /// What else user space knows of this kernel, written before load.
 #[unsafe(no_mangle)]
-static SETTINGS: Settings = Settings {
+pub(crate) static SETTINGS: Settings = Settings {
     iommufd_handler: 0,
     cookie_iommufd: NO_ID,
     cookie_sva: NO_ID,
@@ -24,13 +29,15 @@ static SETTINGS: Settings = Settings {
 /// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.
 const DOMAIN_SVA: u32 = 16;
 
-/// This run's settings. Read through a volatile, so that the compiler does not take the initial values for the real
-/// ones; the verifier knows the real ones and drops the branches they rule out.
-#[inline(always)]
-pub fn settings() -> Settings {
-    // SAFETY: a read-only global, initialised before the program was loaded.
-    unsafe { core::ptr::read_volatile(&raw const SETTINGS) }
+/// One of this run's settings. Read through a volatile, so that the compiler does not take the initial values for the
+/// real ones; the verifier knows the real ones and drops the branches they rule out.
+macro_rules! setting {
+    ($member:ident) => {
+        // SAFETY: a read-only global, initialised before the program was loaded.
+        unsafe { core::ptr::read_volatile(&raw const crate::read::SETTINGS.$member) }
+    };
 }
+pub(crate) use setting;
 
 /// The offset of a member, `None` where this kernel lacks it.
 #[inline(always)]
@@ -62,40 +69,53 @@ pub fn ptr(base: u64, field: Field) -> u64 {
     get::<u64>(base, field).unwrap_or(0)
 }
 
-/// A group that is known without a device.
+/// Copies a member of the structure at `base` to `place`; zeroes for `NULL`, an absent member and a bad address.
 #[inline(always)]
-pub fn group(group: u64) -> Device {
-    Device { ptr: 0, group, group_id: get(group, Field::GroupId).unwrap_or(-1), pad: 0, name: [0; NAME_LEN] }
+pub fn copy<T>(place: *mut T, base: u64, field: Field) {
+    // The helper clears the destination where it cannot read, as it cannot at the first page.
+    let addr = match offset(field) {
+        Some(offset) if base != 0 => base + offset,
+        _ => 0,
+    };
+    // SAFETY: `place` has room for a `T`, and the helper checks the address.
+    unsafe { bpf_probe_read_kernel_raw(place.cast(), size_of::<T>() as u32, addr as *const _) };
 }
 
-/// A device, its name and its group. `dev_name()` prefers `init_name`.
+/// A device, its name and its group.
 #[inline(always)]
-pub fn device(dev: u64) -> Device {
-    let mut device = group(ptr(dev, Field::DeviceIommuGroup));
-    device.ptr = dev;
-    name_into(dev, &mut device.name);
-    device
+pub fn device_into(place: *mut Device, dev: u64) {
+    member_into(place, dev, ptr(dev, Field::DeviceIommuGroup));
+}
+
+/// A device, its name, and the group it is known to be in.
+#[inline(always)]
+pub fn member_into(place: *mut Device, dev: u64, group: u64) {
+    set!(place, { ptr: dev, group: group, pad: 0 });
+    // SAFETY: the place is a whole `Device`.
+    unsafe {
+        copy(&raw mut (*place).group_id, group, Field::GroupId);
+        name_into((&raw mut (*place).name).cast(), dev);
+    }
 }
 
 /// The device behind a `struct pci_dev`.
 #[inline(always)]
-pub fn pci_device(pdev: u64) -> Device {
+pub fn pci_device_into(place: *mut Device, pdev: u64) {
     match offset(Field::PciDevDevice) {
-        Some(offset) if pdev != 0 => device(pdev + offset),
-        _ => group(0),
+        Some(offset) if pdev != 0 => device_into(place, pdev + offset),
+        _ => member_into(place, 0, 0),
     }
 }
 
+/// `dev_name()`, which prefers `init_name`.
 #[inline(always)]
-fn name_into(dev: u64, name: &mut [u8; NAME_LEN]) {
+fn name_into(name: *mut u8, dev: u64) {
     let mut text = ptr(dev, Field::DeviceInitName);
     if text == 0 {
         text = ptr(dev, Field::DeviceKobjName);
     }
-    if text != 0 {
-        // SAFETY: the helper checks the address, and writes at most the buffer's length.
-        let _ = unsafe { bpf_probe_read_kernel_str_bytes(text as *const u8, name) };
-    }
+    // SAFETY: the place is `NAME_LEN` bytes, and the helper checks the address.
+    unsafe { bpf_probe_read_kernel_str(name.cast(), NAME_LEN as u32, text as *const _) };
 }
 
 /// `domain->type`, 0 for none.
@@ -107,11 +127,10 @@ pub fn domain_type(domain: u64) -> u32 {
 /// Whom a domain belongs to, as far as it tells.
 #[inline(always)]
 pub fn domain_owner(domain: u64) -> u32 {
-    let settings = settings();
     if let Some(cookie) = get::<u32>(domain, Field::DomainCookieType) {
-        return if cookie == settings.cookie_iommufd {
+        return if cookie == setting!(cookie_iommufd) {
             owner::IOMMUFD
-        } else if cookie == settings.cookie_sva {
+        } else if cookie == setting!(cookie_sva) {
             owner::SVA
         } else {
             owner::UNKNOWN
@@ -120,39 +139,34 @@ pub fn domain_owner(domain: u64) -> u32 {
     if domain_type(domain) == DOMAIN_SVA {
         return owner::SVA;
     }
-    if settings.iommufd_handler != 0 && ptr(domain, Field::DomainIopfHandler) == settings.iommufd_handler {
+    let handler = setting!(iommufd_handler);
+    if handler != 0 && ptr(domain, Field::DomainIopfHandler) == handler {
         return owner::IOMMUFD;
     }
     owner::UNKNOWN
 }
 
-/// A handle and what it is embedded in. `domain` stands in while the core has not set the handle's own yet.
+/// A handle and what it is embedded in. `domain` stands in while the core has not set the handle's own yet. Tells the
+/// device it is for, 0 for none.
 #[inline(always)]
-pub fn handle(handle: u64, domain: u64) -> Handle {
-    let mut found = Handle {
-        ptr: handle,
-        domain: 0,
-        device: 0,
-        idev: 0,
-        domain_type: 0,
-        device_id: NO_ID,
-        owner: owner::UNKNOWN,
-        pad: 0,
+pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
+    let domain = if handle == 0 {
+        0
+    } else if domain != 0 {
+        domain
+    } else {
+        ptr(handle, Field::HandleDomain)
     };
-    if handle == 0 {
-        return found;
+    let owner = if handle == 0 { owner::UNKNOWN } else { domain_owner(domain) };
+    let idev = if owner == owner::IOMMUFD { ptr(handle, Field::IommufdHandleIdev) } else { 0 };
+    let device = if owner == owner::SVA { ptr(handle, Field::SvaDev) } else { ptr(idev, Field::IdevDev) };
+    set!(place, { ptr: handle, domain: domain, device: device, idev: idev, owner: owner, pad: 0 });
+    // SAFETY: the place is a whole `Handle`.
+    unsafe {
+        copy(&raw mut (*place).domain_type, domain, Field::DomainType);
+        copy(&raw mut (*place).device_id, idev, Field::IdevId);
     }
-    found.domain = if domain != 0 { domain } else { ptr(handle, Field::HandleDomain) };
-    found.domain_type = domain_type(found.domain);
-    found.owner = domain_owner(found.domain);
-    if found.owner == owner::IOMMUFD {
-        found.idev = ptr(handle, Field::IommufdHandleIdev);
-        found.device_id = get(found.idev, Field::IdevId).unwrap_or(NO_ID);
-        found.device = ptr(found.idev, Field::IdevDev);
-    } else if found.owner == owner::SVA {
-        found.device = ptr(handle, Field::SvaDev);
-    }
-    found
+    device
 }
 
 /// Whether a returned pointer is an `ERR_PTR`, and which.

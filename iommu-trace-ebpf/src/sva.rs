@@ -6,7 +6,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{emit, emit_at, now},
+    out::{emit, set},
     probe::{Args, Ret, on_enter, on_exit},
     read::{self, get, ptr},
 };
@@ -20,46 +20,32 @@ fn pasid_of(mm: u64) -> u32 {
     }
 }
 
+/// Fills a record: the bond is 0 where there is none (yet).
+#[inline(always)]
+fn fill(record: *mut Sva, dev: u64, bond: u64, mm: u64, ret: i64) {
+    // SAFETY: the places are this record's.
+    unsafe {
+        let behind = read::handle_into(&raw mut (*record).handle, bond, 0);
+        read::device_into(&raw mut (*record).device, if dev != 0 { dev } else { behind });
+        read::copy(&raw mut (*record).users, bond, Field::SvaUsers);
+    }
+    let mm = if mm != 0 { mm } else { ptr(ptr(bond, Field::HandleDomain), Field::DomainMm) };
+    set!(record, { mm: mm, ret: ret, pasid: pasid_of(mm) });
+}
+
 // struct iommu_sva *iommu_sva_bind_device(struct device *dev, struct mm_struct *mm)
 #[inline(always)]
 fn bind(ctx: &impl Args) {
-    let mm = ctx.arg(1);
-    emit(
-        ctx,
-        ProbeId::SvaBind,
-        Phase::Enter,
-        Sva {
-            device: read::device(ctx.arg(0)),
-            handle: read::handle(0, 0),
-            mm,
-            ret: 0,
-            pasid: pasid_of(mm),
-            users: 0,
-        },
-    );
+    emit(ctx, ProbeId::SvaBind, Phase::Enter, |record: *mut Sva| fill(record, ctx.arg(0), 0, ctx.arg(1), 0));
 }
 
 #[inline(always)]
 fn bound(ctx: &(impl Args + Ret)) {
-    let ts = now();
-    let mm = ctx.arg(1);
     let bond = ctx.ret();
     let ret = read::error_of(bond);
-    let bond = if ret == 0 { bond } else { 0 };
-    emit_at(
-        ctx,
-        ProbeId::SvaBind,
-        Phase::Exit,
-        ts,
-        Sva {
-            device: read::device(ctx.arg(0)),
-            handle: read::handle(bond, 0),
-            mm,
-            ret,
-            pasid: pasid_of(mm),
-            users: get(bond, Field::SvaUsers).unwrap_or(0),
-        },
-    );
+    emit(ctx, ProbeId::SvaBind, Phase::Exit, |record: *mut Sva| {
+        fill(record, ctx.arg(0), if ret == 0 { bond } else { 0 }, ctx.arg(1), ret);
+    });
 }
 on_enter!(sva_bind_enter, bind);
 on_exit!(sva_bind_exit, bound);
@@ -67,27 +53,12 @@ on_exit!(sva_bind_exit, bound);
 // void iommu_sva_unbind_device(struct iommu_sva *handle)
 #[inline(always)]
 fn unbind(ctx: &impl Args) {
-    let bond = ctx.arg(0);
-    let handle = read::handle(bond, 0);
-    let mm = ptr(handle.domain, Field::DomainMm);
-    emit(
-        ctx,
-        ProbeId::SvaUnbind,
-        Phase::Enter,
-        Sva {
-            device: read::device(handle.device),
-            handle,
-            mm,
-            ret: 0,
-            pasid: pasid_of(mm),
-            users: get(bond, Field::SvaUsers).unwrap_or(0),
-        },
-    );
+    emit(ctx, ProbeId::SvaUnbind, Phase::Enter, |record: *mut Sva| fill(record, 0, ctx.arg(0), 0, 0));
 }
 
 #[inline(always)]
 fn unbound(ctx: &impl Ret) {
-    emit(ctx, ProbeId::SvaUnbind, Phase::Exit, Return { ret: 0 });
+    emit(ctx, ProbeId::SvaUnbind, Phase::Exit, |record: *mut Return| set!(record, { ret: 0 }));
 }
 on_enter!(sva_unbind_enter, unbind);
 on_exit!(sva_unbind_exit, unbound);

@@ -47,7 +47,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     };
     Ok(Event {
         ts: header.ts,
-        task: Task { cpu: header.cpu, pid: header.pid, tid: header.tid, comm: Text(header.comm) },
+        task: Task { cpu: header.cpu, pid: header.pid, tid: header.tid, comm: Text::from_kernel(header.comm) },
         probe,
         phase,
         stack: u32::try_from(header.stack).ok(),
@@ -100,16 +100,12 @@ fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeErro
         (P::AutoResponse | P::FaultDestroy, Phase::Enter) => {
             Body::Object(read::<record::Object>(probe, payload)?.into())
         }
-        (
-            P::IommufdBind
-            | P::IommufdUnbind
-            | P::IommufdAttach
-            | P::IommufdReplace
-            | P::IommufdDetach
-            | P::IommufdDeviceDestroy,
-            _,
+        (P::IommufdBind, _)
+        | (
+            P::IommufdUnbind | P::IommufdAttach | P::IommufdReplace | P::IommufdDetach | P::IommufdDeviceDestroy,
+            Phase::Enter,
         ) => Body::Iommufd(read::<record::Iommufd>(probe, payload)?.into()),
-        (P::SvaBind | P::SvaUnbind, _) => Body::Sva(read::<record::Sva>(probe, payload)?.into()),
+        (P::SvaBind, _) | (P::SvaUnbind, Phase::Enter) => Body::Sva(read::<record::Sva>(probe, payload)?.into()),
         (P::DeviceAdd | P::DeviceRemove | P::ResetPrepare | P::ResetDone, Phase::Enter) => {
             Body::Device(read::<record::DeviceOnly>(probe, payload)?.device.into())
         }
@@ -152,8 +148,9 @@ fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeErro
     })
 }
 
+/// An object id; 0 is none, and so is what stands for none.
 fn id(raw: u32) -> Option<u32> {
-    (raw != NO_ID).then_some(raw)
+    (raw != NO_ID && raw != 0).then_some(raw)
 }
 
 impl From<record::Device> for DeviceRef {
@@ -161,8 +158,8 @@ impl From<record::Device> for DeviceRef {
         DeviceRef {
             ptr: Ptr(raw.ptr),
             group: Ptr(raw.group),
-            group_id: u32::try_from(raw.group_id).ok(),
-            name: Text(raw.name),
+            group_id: u32::try_from(raw.group_id).ok().filter(|_| raw.group != 0),
+            name: Text::from_kernel(raw.name),
         }
     }
 }
@@ -217,12 +214,12 @@ impl From<record::Report> for Report {
         Report {
             device: raw.device.into(),
             evt: Ptr(raw.evt),
-            kind: raw.kind,
-            flags: raw.flags,
-            pasid: raw.pasid,
-            grpid: raw.grpid,
-            perm: raw.perm,
-            addr: raw.addr,
+            kind: raw.request.kind,
+            flags: raw.request.flags,
+            pasid: raw.request.pasid,
+            grpid: raw.request.grpid,
+            perm: raw.request.perm,
+            addr: raw.request.addr,
         }
     }
 }
@@ -234,11 +231,11 @@ impl From<record::Group> for FaultGroup {
             handle: Ptr(raw.handle),
             domain: Ptr(raw.domain),
             device: Ptr(raw.device),
-            addr: raw.addr,
-            count: raw.count,
-            pasid: raw.pasid,
-            grpid: raw.grpid,
-            flags: raw.flags,
+            addr: raw.request.addr,
+            count: u32::try_from(raw.count).unwrap_or(u32::MAX),
+            pasid: raw.request.pasid,
+            grpid: raw.request.grpid,
+            flags: raw.request.flags,
             cookie: raw.cookie,
             code: raw.code,
         }
@@ -247,14 +244,8 @@ impl From<record::Group> for FaultGroup {
 
 impl From<record::PageResponse> for PageResponse {
     fn from(raw: record::PageResponse) -> Self {
-        PageResponse {
-            device: Ptr(raw.device),
-            group_id: u32::try_from(raw.group_id).ok(),
-            evt: Ptr(raw.evt),
-            pasid: raw.pasid,
-            grpid: raw.grpid,
-            code: raw.code,
-        }
+        let [pasid, grpid, code] = raw.answer;
+        PageResponse { device: Ptr(raw.device), evt: Ptr(raw.evt), pasid, grpid, code }
     }
 }
 
@@ -305,7 +296,7 @@ impl From<record::Sva> for SvaOp {
             handle: raw.handle.into(),
             mm: Ptr(raw.mm),
             ret: raw.ret,
-            pasid: id(raw.pasid),
+            pasid: (raw.pasid != NO_ID).then_some(raw.pasid),
             users: raw.users,
         }
     }
@@ -320,7 +311,7 @@ impl From<record::DmaFault> for DmaFault {
             addr: raw.addr,
             reason: raw.reason,
             read: raw.read != 0,
-            pasid: id(raw.pasid),
+            pasid: (raw.pasid != NO_ID).then_some(raw.pasid),
             status: raw.status,
         }
     }

@@ -54,6 +54,15 @@ impl<const N: usize> Default for Text<N> {
 }
 
 impl<const N: usize> Text<N> {
+    /// A kernel string: what follows its NUL is dropped, so that equal strings are equal values.
+    #[must_use]
+    pub fn from_kernel(mut bytes: [u8; N]) -> Self {
+        if let Some(len) = bytes.iter().position(|&b| b == 0) {
+            bytes[len..].fill(0);
+        }
+        Text(bytes)
+    }
+
     /// The first `N - 1` bytes of `text`.
     #[must_use]
     pub fn new(text: &str) -> Self {
@@ -408,8 +417,6 @@ pub struct FaultGroup {
 pub struct PageResponse {
     /// The device answered.
     pub device: Ptr,
-    /// Its group's number.
-    pub group_id: Option<u32>,
     /// The fault answered: equals its [`FaultGroup::group`], or the [`Report::evt`] when there is no group.
     pub evt: Ptr,
     /// PASID.
@@ -483,7 +490,8 @@ pub struct ObjectOp {
     pub kind: u32,
 }
 
-/// `iommufd_device_{bind,unbind,attach,replace,detach,destroy}`. `bind` has `idev` and `id` at its return only.
+/// `iommufd_device_{bind,unbind,attach,replace,detach,destroy}`. `bind` has `idev` and `id` at its return only; the
+/// returns of the others are a [`Body::Return`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IommufdOp {
     /// The `struct iommufd_device`.
@@ -499,7 +507,7 @@ pub struct IommufdOp {
 }
 
 /// `iommu_sva_bind_device` (entry: device and mm; return: everything) and `iommu_sva_unbind_device` (entry:
-/// everything, `users` before the decrement; return: nothing but `handle.ptr`).
+/// everything, `users` before the decrement; its return is a [`Body::Return`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SvaOp {
     /// The device asked for; at the return of a bind the one stored in the bond is `handle.device`.

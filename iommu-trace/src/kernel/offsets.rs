@@ -4,6 +4,22 @@ use iommu_trace_common::{ABSENT, Field};
 
 use super::Types;
 
+/// Fields that are read together with other members of their structure, which must lie at these distances: the layout
+/// of [`iommu_trace_common::record::Request`] and of `PageResponse::answer`.
+const PIECES: &[(Field, &[(&str, u32)])] = &[
+    (
+        Field::FaultType,
+        &[
+            ("fault.prm.flags", 8),
+            ("fault.prm.pasid", 12),
+            ("fault.prm.grpid", 16),
+            ("fault.prm.perm", 20),
+            ("fault.prm.addr", 24),
+        ],
+    ),
+    (Field::ResponsePasid, &[("grpid", 4), ("code", 8)]),
+];
+
 /// Offsets by [`Field`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offsets([u32; Field::COUNT]);
@@ -16,6 +32,16 @@ impl Offsets {
         for &field in Field::ALL {
             if let Some(offset) = types.offset(field.structure(), field.path()) {
                 offsets[field as usize] = offset;
+            }
+        }
+        // Some members are read in one piece with those after them. Where they do not lie so, none of them is read.
+        for &(field, members) in PIECES {
+            let start = offsets[field as usize];
+            let whole = members.iter().all(|&(path, distance)| {
+                types.offset(field.structure(), path).is_some_and(|offset| Some(offset) == start.checked_add(distance))
+            });
+            if !whole {
+                offsets[field as usize] = ABSENT;
             }
         }
         Offsets(offsets)

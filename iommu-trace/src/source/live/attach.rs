@@ -1,9 +1,14 @@
 //! Loads the BPF object and attaches what the plan says.
 
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+
 use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, KProbe},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram},
 };
 use iommu_trace_common::{ProbeId, Settings};
 
@@ -15,6 +20,9 @@ use crate::{
 
 /// The BPF programs, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iommu-trace.bpf.o"));
+
+/// Threads that load programs at the most: beyond them the kernel's own locks are what is waited for.
+const MAX_LOADERS: usize = 8;
 
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
@@ -47,30 +55,55 @@ fn raise_memlock() {
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
 }
 
-/// Attaches every program of the plan. What can't be attached is noted in the plan with the reason.
+/// Loads and attaches every program of the plan. What can't be attached is noted in the plan with the reason.
+///
+/// The verifier's work is most of it, and it runs on as many threads as there are CPUs, up to a few.
 pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> anyhow::Result<()> {
     let btf = Btf::from_sys_fs().context("cannot read the kernel's types for the BPF loader")?;
-    let wanted: Vec<(ProbeId, Vec<Program>)> = plan
+    let mut there: BTreeMap<String, &mut AyaProgram> =
+        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+    let mut jobs: VecDeque<Job<'_>> = plan
         .0
         .iter()
         .filter(|planned| planned.verdict == Verdict::Ok)
-        .map(|planned| (planned.probe.id, planned.programs.clone()))
+        .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe.id, program.clone())))
+        .map(|(id, program)| Job { loaded: there.remove(&program.name), id, program })
         .collect();
-    for (id, programs) in wanted {
-        for program in programs {
-            if let Err(error) = attach(ebpf, id.function(), &program, &btf) {
-                let reason = format!("{} {}: {}", program.way, program.name, reason(&error));
-                tracing::debug!(%reason, "a probe could not be attached");
-                plan.broken(id, &reason);
-            }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
+    let queue = Mutex::new(&mut jobs);
+    let broken = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(job) = next(&queue) {
+                    if let Err(error) = attach(job.loaded, job.id.function(), &job.program, &btf) {
+                        let reason = format!("{} {}: {}", job.program.way, job.program.name, reason(&error));
+                        broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.id, reason));
+                    }
+                }
+            });
         }
+    });
+    for (id, reason) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        tracing::debug!(%reason, "a probe could not be attached");
+        plan.broken(id, &reason);
     }
     Ok(())
 }
 
-fn attach(ebpf: &mut Ebpf, function: &str, program: &Program, btf: &Btf) -> anyhow::Result<()> {
-    let loaded =
-        ebpf.program_mut(&program.name).with_context(|| format!("the BPF object has no program {}", program.name))?;
+/// One program to attach; `None` where the object lacks it.
+struct Job<'a> {
+    id: ProbeId,
+    program: Program,
+    loaded: Option<&'a mut AyaProgram>,
+}
+
+fn next<'a>(queue: &Mutex<&mut VecDeque<Job<'a>>>) -> Option<Job<'a>> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+}
+
+fn attach(loaded: Option<&mut AyaProgram>, function: &str, program: &Program, btf: &Btf) -> anyhow::Result<()> {
+    let loaded = loaded.with_context(|| format!("the BPF object has no program {}", program.name))?;
     match program.way {
         Way::FEntry => {
             let program: &mut FEntry = loaded.try_into()?;

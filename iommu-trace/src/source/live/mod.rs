@@ -67,8 +67,9 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let read = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.topics);
     let mut ebpf = attach::load(&kernel, options)?;
+    let created = started.elapsed();
     attach::attach_all(&mut ebpf, &mut plan)?;
-    tracing::debug!(btf = ?read, all = ?started.elapsed(), "probes attached");
+    tracing::debug!(kernel = ?read, maps = ?(created - read), all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
         .into_iter()
