@@ -198,7 +198,11 @@ fn dmar_fault(ctx: &impl Args) {
     let base = reg + ((cap >> 24) & 0x3ff) * 16;
     let mut index = (status >> 8) & 0xff;
     let seq_id: u32 = get(iommu, Field::IntelSeqId).unwrap_or(NO_ID);
-    for _ in 0..MAX_DMA_FAULTS {
+    for turn in 0..MAX_DMA_FAULTS {
+        // None is cleared before the handler runs: after one round they are known.
+        if turn >= records {
+            return;
+        }
         if index >= records {
             index = 0;
         }
