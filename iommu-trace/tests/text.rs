@@ -1,5 +1,5 @@
 //! The text output, as people see it.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "this is a test")]
 
 mod common;
 
@@ -72,6 +72,16 @@ fn names_from_the_kernel_cannot_steer_the_terminal() {
     let text = text(TimeForm::Relative, Some(200), Palette::plain(), &[span], &[frame]);
     assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
     assert_eq!(text.lines().count(), 5, "{text}");
+}
+
+#[test]
+fn a_violation_stands_out_with_its_evidence() {
+    let info = common::info();
+    let mut out = Vec::new();
+    let options = TextOptions { palette: Palette::plain(), columns: None };
+    let mut sink = TextSink::new(&mut out, Clock::new(TimeForm::Relative, &info), options);
+    sink.violation(&common::violation(), &[common::frames(), vec![], vec![]]).unwrap();
+    insta::assert_snapshot!(String::from_utf8(out).unwrap());
 }
 
 fn end(summary: &iommu_trace::output::Summary) -> String {

@@ -4,11 +4,7 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
-
-/// How long written lines may wait in the buffer when the output is no terminal.
-pub const FLUSH_EVERY: Duration = Duration::from_millis(200);
 
 /// A failed write or flush.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +29,6 @@ pub struct Output {
     buffer: Vec<u8>,
     to: To,
     terminal: bool,
-    flushed: Instant,
 }
 
 enum To {
@@ -71,7 +66,7 @@ impl Output {
     }
 
     fn new(name: String, to: To, terminal: bool) -> Self {
-        Output { name, buffer: Vec::with_capacity(BUFFER), to, terminal, flushed: Instant::now() }
+        Output { name, buffer: Vec::with_capacity(BUFFER), to, terminal }
     }
 
     /// Columns, when it is a terminal.
@@ -96,14 +91,6 @@ impl Output {
             To::Stdout(stdout) => super::Palette::for_stream(stdout),
             To::File(file) => super::Palette::for_stream(file),
         }
-    }
-
-    /// Flushes if lines have waited for [`FLUSH_EVERY`]; at once on a terminal.
-    pub fn flush_if_due(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() && (self.terminal || self.flushed.elapsed() >= FLUSH_EVERY) {
-            self.flush()?;
-        }
-        Ok(())
     }
 
     fn drain(&mut self) -> io::Result<()> {
@@ -148,9 +135,7 @@ impl Write for Output {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.drain()?;
-        self.flushed = Instant::now();
-        Ok(())
+        self.drain()
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Clock, SCHEMA, Sink, Start, Summary};
 use crate::{
     model::{
-        Features,
+        Features, Violation,
         span::{Span, Topic},
     },
     probes::ProbeStatus,
@@ -47,6 +47,17 @@ struct SpanLine<'a> {
     time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stack: Option<Vec<&'a str>>,
+}
+
+#[derive(Serialize)]
+struct ViolationLine<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    violation: &'a Violation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stacks: Option<Vec<Vec<String>>>,
 }
 
 #[derive(Serialize)]
@@ -96,6 +107,17 @@ impl<W: Write> Sink for JsonSink<W> {
         let stack = self.stacks.then(|| stack.iter().map(|frame| frame.symbol.as_str()).collect());
         let time = self.clock.rfc3339(span.ts);
         self.line(&SpanLine { span, time, stack })
+    }
+
+    fn violation(&mut self, violation: &Violation, stacks: &[Vec<Frame>]) -> io::Result<()> {
+        let names = |frames: &'_ [Frame]| frames.iter().map(|frame| frame.symbol.clone()).collect::<Vec<_>>();
+        let time = self.clock.rfc3339(violation.ts);
+        let stacks = self.stacks.then(|| stacks.iter().map(|frames| names(frames)).collect());
+        self.line(&ViolationLine { event: "violation", violation, time, stacks })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 
     fn end(&mut self, summary: &Summary) -> io::Result<()> {

@@ -16,11 +16,15 @@ use std::io;
 use serde::Serialize;
 
 use crate::{
-    model::span::{Span, Topic},
+    model::{
+        Violation,
+        span::{Span, Topic},
+    },
     source::{Frame, SourceInfo},
 };
 
 pub use clock::{Clock, TimeForm};
+pub(crate) use file::quoted;
 pub use file::{Output, OutputError, is_closed_pipe};
 pub use json::JsonSink;
 pub use palette::Palette;
@@ -64,6 +68,12 @@ pub trait Sink {
     /// One span, with the frames of its kernel stack (innermost first; none when stacks are not wanted or unknown).
     fn span(&mut self, span: &Span, stack: &[Frame]) -> io::Result<()>;
 
+    /// One broken rule, with the stacks of its evidence where they are wanted and known: one for each piece, in order.
+    fn violation(&mut self, violation: &Violation, stacks: &[Vec<Frame>]) -> io::Result<()>;
+
     /// After everything else.
     fn end(&mut self, summary: &Summary) -> io::Result<()>;
+
+    /// Hands on what waits in a buffer.
+    fn flush(&mut self) -> io::Result<()>;
 }

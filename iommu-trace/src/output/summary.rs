@@ -11,7 +11,10 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use super::{Palette, palette::Painted, units::duration};
 use crate::{
     event::ResponseCode,
-    model::span::{FaultSpan, LostSpan, Span, SpanKind, Stage},
+    model::{
+        Violation,
+        span::{FaultSpan, LostSpan, Span, SpanKind, Stage},
+    },
 };
 
 /// The stages that have latencies, in their order.
@@ -25,6 +28,7 @@ pub struct Tally {
     faults: FaultCounts,
     latencies: [Option<Latency>; STAGES.len()],
     lost: BTreeMap<&'static str, u64>,
+    violations: BTreeMap<&'static str, u64>,
 }
 
 /// The times of one stage. The histogram rounds; the slowest is kept as it was, to be found again among the lines.
@@ -145,6 +149,8 @@ pub struct Summary {
     pub latencies: Vec<(Stage, Quantiles)>,
     /// Losses by probe, of everything that was traced.
     pub lost: Vec<Lost>,
+    /// Broken rules, by rule; those that held are not listed.
+    pub violations: BTreeMap<&'static str, u64>,
     /// How it ended.
     pub exit: Exit,
 }
@@ -179,6 +185,11 @@ impl Tally {
             SpanKind::Lost(LostSpan { probe, count }) => *self.lost.entry(probe).or_default() += count,
             _ => {}
         }
+    }
+
+    /// Counts a broken rule.
+    pub fn violation(&mut self, violation: &Violation) {
+        *self.violations.entry(violation.rule.slug()).or_default() += 1;
     }
 
     /// Counts a span that is not.
@@ -237,6 +248,7 @@ impl Tally {
                 .filter_map(|(stage, latency)| Some((stage, quantiles(latency.as_ref()?))))
                 .collect(),
             lost: self.lost.iter().map(|(&probe, &count)| Lost { probe, count }).collect(),
+            violations: self.violations.clone(),
             exit,
         }
     }
@@ -312,6 +324,11 @@ fn write_text(summary: &Summary, palette: Palette, text: &mut String) -> fmt::Re
             duration(latency.p99_ns),
             duration(latency.max_ns)
         )?;
+    }
+
+    if !summary.violations.is_empty() {
+        let told: Vec<String> = summary.violations.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
+        writeln!(text, "  violations {}", Painted(palette.bad, told.join(", ")))?;
     }
 
     if summary.lost.is_empty() {

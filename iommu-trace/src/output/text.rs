@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     event::{Name, Ptr, ResponseCode},
-    model::span::{Answerer, ChangeSpan, FaultSpan, Span, SpanKind, Stage},
+    model::{
+        Severity, Violation,
+        span::{Answerer, ChangeSpan, FaultSpan, Span, SpanKind, Stage},
+    },
     probes::Verdict,
     source::Frame,
 };
@@ -466,6 +469,41 @@ impl<W: Write> Sink for TextSink<W> {
             writeln!(line, "{:16}{}", "", Painted(palette.dim, printable(&frame.symbol))).map_err(io::Error::other)?;
         }
         self.out.write_all(line.as_bytes())
+    }
+
+    fn violation(&mut self, violation: &Violation, stacks: &[Vec<Frame>]) -> io::Result<()> {
+        let palette = self.options.palette;
+        let style = match violation.severity {
+            Severity::Error => palette.bad,
+            Severity::Warning => palette.warn,
+        };
+        let mut lines = format!(
+            "{:>time$} {}\n",
+            self.clock.text(violation.ts),
+            Painted(style, format!("VIOLATION {} ({})", violation.rule.slug(), violation.severity.name())),
+            time = self.time_width(),
+        );
+        let mut tell = |line: String| writeln!(lines, "{:16}{line}", "").map_err(io::Error::other);
+        tell(violation.message.clone())?;
+        for (at, piece) in violation.evidence.iter().enumerate() {
+            tell(format!(
+                "{} {} in {} by {}/{} on CPU {}",
+                self.clock.text(piece.ts),
+                piece.what,
+                piece.probe.function(),
+                piece.task.comm,
+                piece.task.pid,
+                piece.task.cpu
+            ))?;
+            for frame in stacks.get(at).into_iter().flatten() {
+                tell(format!("    {}", Painted(palette.dim, printable(&frame.symbol))))?;
+            }
+        }
+        self.out.write_all(lines.as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 
     fn end(&mut self, summary: &Summary) -> io::Result<()> {

@@ -1,10 +1,12 @@
 //! Spans of every kind, as the IOMMU test device and an emulated VT-d give them.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod scripted;
+
 use iommu_trace::{
-    event::{Comm, DomainType, Name, Ptr, ResponseCode},
+    event::{Comm, DomainType, Name, Phase, ProbeId, Ptr, ResponseCode, Task},
     model::{
-        Features,
+        Evidence, Features, RuleId, Severity, Subject, Violation,
         span::{
             Answerer, ChangeSpan, DeviceSpan, DmaFaultSpan, DmaSpan, DomainSpan, FaultSpan, InvalidateSpan,
             IommufdSpan, LostSpan, ObjectSpan, Owner, QueueSpan, Response, Span, SpanKind, Stage, StageSpan, SvaSpan,
@@ -304,15 +306,43 @@ pub fn samples() -> Vec<Span> {
 
 pub fn summary() -> Summary {
     let mut tally = Tally::default();
-    samples().iter().for_each(|span| tally.count(span));
+    for span in &samples() {
+        tally.count(span);
+    }
     for n in 1..=100 {
         let kind = SpanKind::Fault(FaultSpan { lookup_ns: Some(n * 100), response_ns: Some(n * 10_000), ..fault() });
         tally.count(&span(0, kind));
     }
     tally.leave_out();
     tally.leave_out();
+    tally.violation(&violation());
     let command = Some(CommandEnd { status: Some(0), signal: None });
     tally.summary(START, START + 12_345_678_901, Exit { reason: Reason::Command, command })
+}
+
+pub fn violation() -> Violation {
+    let task = |pid, comm: &str| Task { cpu: 1, pid, tid: pid, comm: Comm::new(comm) };
+    let evidence =
+        |at: u64, what, probe, phase, task, stack| Evidence { ts: START + at, what, probe, phase, task, stack };
+    Violation {
+        ts: START + 9_000_000,
+        rule: RuleId::UseAfterDetach,
+        severity: Severity::Error,
+        message: "a fault group was answered with handle 0xffff888103f4a000, whose detach had returned".into(),
+        subject: Subject {
+            group: Some(3),
+            device: Some(mock()),
+            pasid: Some(18),
+            handle: Some(HANDLE),
+            ..Subject::default()
+        },
+        evidence: vec![
+            evidence(1_000_000, "attach", ProbeId::AttachDevicePasid, Phase::Exit, task(1234, "vmm"), Some(7)),
+            evidence(8_000_000, "detach", ProbeId::DetachDevicePasid, Phase::Exit, task(1234, "vmm"), None),
+            evidence(9_000_000, "response", ProbeId::GroupResponse, Phase::Enter, task(1240, "vmm-fault"), Some(7)),
+        ],
+        task: task(1240, "vmm-fault"),
+    }
 }
 
 pub fn frames() -> Vec<Frame> {

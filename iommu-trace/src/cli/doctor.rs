@@ -1,0 +1,417 @@
+//! `iommu-trace doctor`: what this machine offers, and what is missing.
+//!
+//! [`Report::collect`] reads `/proc` and `/sys` below a root, so that tests can lay one out; probes are judged by their
+//! plan and, where privileges allow, by attaching them.
+
+use std::{fmt::Write as _, fs, io::Write as _, path::Path, process::ExitCode};
+
+use clap::{Args, ValueEnum as _};
+use serde::Serialize;
+
+use crate::{
+    kernel::Kernel,
+    model::span::Topic,
+    output::{Output, Palette},
+    probes::{Plan, ProbeStatus, Verdict},
+    source::live::{self, LiveOptions},
+};
+
+/// Tell what this kernel offers, what is missing, and what that costs.
+///
+/// Exits with 1 when something essential is missing.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Tell it as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `doctor` found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of iommu-trace.
+    pub version: &'static str,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `uname -m`, as this program was built for.
+    pub machine: &'static str,
+    /// Whether nothing essential is missing.
+    pub ok: bool,
+    /// What tracing stands on.
+    pub checks: Vec<Check>,
+    /// The IOMMU units in `/sys/class/iommu`.
+    pub units: Vec<Unit>,
+    /// Number of IOMMU groups.
+    pub groups: usize,
+    /// Number of devices in them.
+    pub devices: usize,
+    /// Whether the probes were attached, or only planned.
+    pub attached: bool,
+    /// Each probe of the catalogue.
+    pub probes: Vec<ProbeStatus>,
+}
+
+/// One thing that tracing stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub state: State,
+    /// Whether nothing can be traced without it.
+    pub essential: bool,
+    /// What was found.
+    pub found: String,
+    /// What its absence costs, when it is absent.
+    pub cost: Option<&'static str>,
+    /// What to do about it, when it is absent.
+    pub remedy: Option<&'static str>,
+}
+
+/// Whether something is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is.
+    Ok,
+    /// It is not.
+    Missing,
+}
+
+/// An IOMMU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unit {
+    /// Its name, as `dmar0`.
+    pub name: String,
+    /// Devices behind it.
+    pub devices: usize,
+}
+
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYSLOG: u32 = 34;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// One row for each thing that can be looked for; adding one is one line.
+struct Row {
+    name: &'static str,
+    essential: bool,
+    /// What is there, or what is there instead.
+    look: fn(&Root<'_>) -> Result<String, String>,
+    cost: &'static str,
+    remedy: &'static str,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "CAP_BPF",
+        essential: true,
+        look: |root| root.capability(CAP_BPF, true),
+        cost: "no BPF program can be loaded",
+        remedy: "run as root, or: setcap cap_bpf,cap_perfmon,cap_syslog+ep /path/to/iommu-trace",
+    },
+    Row {
+        name: "CAP_PERFMON",
+        essential: true,
+        look: |root| root.capability(CAP_PERFMON, true),
+        cost: "BPF programs may not read kernel memory or be attached to kernel functions",
+        remedy: "run as root, or: setcap cap_bpf,cap_perfmon,cap_syslog+ep /path/to/iommu-trace",
+    },
+    Row {
+        name: "CAP_SYSLOG",
+        essential: false,
+        look: |root| root.capability(CAP_SYSLOG, false),
+        cost: "stacks have no names, and kernels before 6.15 do not tell iommufd's handles: no addresses can be read",
+        remedy: "run as root, or give the program CAP_SYSLOG, too",
+    },
+    Row {
+        name: "no lockdown",
+        essential: true,
+        look: |root| root.lockdown(),
+        cost: "BPF programs may not read kernel memory",
+        remedy: "boot with lockdown=integrity or none",
+    },
+    Row {
+        name: "BTF",
+        essential: true,
+        look: |root| root.file("sys/kernel/btf/vmlinux"),
+        cost: "no structure can be read and no function be traced: the offsets come from there",
+        remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are",
+    },
+    Row {
+        name: "kprobes",
+        essential: false,
+        look: |root| root.file("sys/bus/event_source/devices/kprobe/type"),
+        cost: "functions of modules, as iommufd's where it is not built in, are not seen",
+        remedy: "use a kernel built with CONFIG_KPROBE_EVENTS=y",
+    },
+    Row {
+        name: "tracefs",
+        essential: false,
+        look: |root| root.directory("sys/kernel/tracing/events"),
+        cost: "other tracers' probes and the kernel's list of traceable functions cannot be looked at",
+        remedy: "mount -t tracefs tracefs /sys/kernel/tracing",
+    },
+    Row {
+        name: "iommufd",
+        essential: false,
+        look: |root| root.iommufd(),
+        cost: "no device is attached through iommufd, and no page fault goes to user space",
+        remedy: "modprobe iommufd, before the trace begins",
+    },
+    Row {
+        name: "IOMMU",
+        essential: false,
+        look: |root| match root.entries("sys/class/iommu") {
+            units if units.is_empty() => Err("/sys/class/iommu is empty".into()),
+            units => Ok(units.join(", ")),
+        },
+        cost: "no device is behind an IOMMU; iommufd's test device can be traced all the same",
+        remedy: "switch it on in the firmware, and boot with intel_iommu=on where the kernel leaves it off",
+    },
+    Row {
+        name: "groups",
+        essential: false,
+        look: |root| match root.entries("sys/kernel/iommu_groups").len() {
+            0 => Err("/sys/kernel/iommu_groups is empty".into()),
+            groups => Ok(format!("{groups} in /sys/kernel/iommu_groups")),
+        },
+        cost: "no device is behind an IOMMU now",
+        remedy: "see IOMMU above",
+    },
+];
+
+/// The file system as seen from a directory.
+struct Root<'a>(&'a Path);
+
+impl Root<'_> {
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.0.join(path)).ok().map(|text| text.trim().to_owned())
+    }
+
+    fn entries(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        match fs::File::open(self.0.join(path)) {
+            Ok(_) => Ok(format!("/{path}")),
+            Err(error) => Err(format!("/{path}: {error}")),
+        }
+    }
+
+    fn directory(&self, path: &str) -> Result<String, String> {
+        match fs::read_dir(self.0.join(path)) {
+            Ok(_) => Ok(format!("/{path}")),
+            Err(error) => Err(format!("/{path}: {error}")),
+        }
+    }
+
+    fn capability(&self, number: u32, or_admin: bool) -> Result<String, String> {
+        let status = self.read("proc/self/status").ok_or("/proc/self/status cannot be read")?;
+        let effective = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .ok_or("/proc/self/status does not tell")?;
+        if effective & (1 << number) != 0 {
+            Ok("held".into())
+        } else if or_admin && effective & (1 << CAP_SYS_ADMIN) != 0 {
+            Ok("not held, CAP_SYS_ADMIN stands for it".into())
+        } else {
+            Err("not held".into())
+        }
+    }
+
+    fn lockdown(&self) -> Result<String, String> {
+        let Some(modes) = self.read("sys/kernel/security/lockdown") else { return Ok("not in this kernel".into()) };
+        let mode = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("unknown", |(mode, _)| mode);
+        if mode == "confidentiality" { Err(mode.into()) } else { Ok(mode.into()) }
+    }
+
+    fn iommufd(&self) -> Result<String, String> {
+        if self.0.join("sys/module/iommufd").exists() {
+            // A built-in has no reference count to show.
+            let loaded = self.0.join("sys/module/iommufd/refcnt").exists();
+            return Ok(if loaded { "loaded" } else { "built in" }.into());
+        }
+        if self.0.join("dev/iommu").exists() {
+            return Ok("/dev/iommu".into());
+        }
+        Err("not loaded".into())
+    }
+}
+
+impl Report {
+    /// Looks around below `root`, which is `/` but in tests. `attached` tells whether `probes` were attached.
+    #[must_use]
+    pub fn collect(root: &Path, probes: Vec<ProbeStatus>, attached: bool) -> Self {
+        let root = Root(root);
+        let checks: Vec<Check> = ROWS
+            .iter()
+            .map(|row| {
+                let (state, found) = match (row.look)(&root) {
+                    Ok(found) => (State::Ok, found),
+                    Err(found) => (State::Missing, found),
+                };
+                let missing = state == State::Missing;
+                Check {
+                    name: row.name,
+                    state,
+                    essential: row.essential,
+                    found,
+                    cost: missing.then_some(row.cost),
+                    remedy: missing.then_some(row.remedy),
+                }
+            })
+            .collect();
+        let count = |path: String| root.entries(&path).len();
+        let groups = root.entries("sys/kernel/iommu_groups");
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: root.read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
+            machine: std::env::consts::ARCH,
+            ok: !checks.iter().any(|check| check.essential && check.state == State::Missing)
+                && !probes.iter().any(is_essential_and_missing),
+            checks,
+            units: root
+                .entries("sys/class/iommu")
+                .into_iter()
+                .map(|name| Unit { devices: count(format!("sys/class/iommu/{name}/devices")), name })
+                .collect(),
+            devices: groups.iter().map(|group| count(format!("sys/kernel/iommu_groups/{group}/devices"))).sum(),
+            groups: groups.len(),
+            attached,
+            probes,
+        }
+    }
+
+    /// As people read it.
+    #[must_use]
+    pub fn text(&self, palette: Palette) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = self.write_text(palette, &mut text);
+        text
+    }
+
+    fn write_text(&self, palette: Palette, text: &mut String) -> std::fmt::Result {
+        let strong = |title: String| paint(palette.strong, &title);
+        writeln!(text, "{}", strong(format!("iommu-trace {}, Linux {} {}", self.version, self.kernel, self.machine)))?;
+        writeln!(text)?;
+        for check in &self.checks {
+            let (word, style) = match (check.state, check.essential) {
+                (State::Ok, _) => ("ok", palette.good),
+                (State::Missing, true) => ("MISSING", palette.bad),
+                (State::Missing, false) => ("missing", palette.warn),
+            };
+            writeln!(text, "  {} {:<12} {}", paint(style, &format!("{word:<9}")), check.name, check.found)?;
+            for (label, said) in [("costs:", check.cost), ("to do:", check.remedy)] {
+                if let Some(said) = said {
+                    writeln!(text, "{:25}{label} {said}", "")?;
+                }
+            }
+        }
+
+        writeln!(text)?;
+        let behind = format!("Devices behind an IOMMU: {}, in groups: {}", self.devices, self.groups);
+        writeln!(text, "{}", strong(behind))?;
+        for unit in &self.units {
+            writeln!(text, "  {:<12} {}", unit.name, unit.devices)?;
+        }
+
+        writeln!(text)?;
+        let count = |verdict| self.probes.iter().filter(|probe| probe.verdict == verdict).count();
+        let how = if self.attached { "attached to try them, and detached" } else { "planned, not tried" };
+        let title = format!(
+            "{} probes ({how}): {} ok, {} missing, {} broken, {} not applicable",
+            self.probes.len(),
+            count(Verdict::Ok),
+            count(Verdict::Missing),
+            count(Verdict::Broken),
+            count(Verdict::NotApplicable)
+        );
+        writeln!(text, "{}", strong(title))?;
+        for probe in &self.probes {
+            let (word, style) = match probe.verdict {
+                Verdict::Ok => ("ok", palette.good),
+                Verdict::Missing => ("missing", palette.warn),
+                Verdict::Broken => ("BROKEN", palette.bad),
+                Verdict::NotApplicable => ("n/a", palette.dim),
+            };
+            writeln!(
+                text,
+                "  {} {:<16} {:<33} {}",
+                paint(style, &format!("{word:<9}")),
+                probe.kind,
+                probe.function,
+                probe.topic
+            )?;
+            if matches!(probe.verdict, Verdict::Missing | Verdict::Broken) {
+                writeln!(text, "{:12}{}", "", probe.reason.as_deref().unwrap_or("the reason is not known"))?;
+                writeln!(text, "{:12}costs: {}", "", probe.cost)?;
+            }
+        }
+
+        writeln!(text)?;
+        if self.ok {
+            writeln!(text, "{}", paint(palette.good, "Nothing essential is missing."))
+        } else {
+            let missing: Vec<&str> = self
+                .checks
+                .iter()
+                .filter(|check| check.essential && check.state == State::Missing)
+                .map(|check| check.name)
+                .chain(self.probes.iter().filter(|p| is_essential_and_missing(p)).map(|p| p.function.as_str()))
+                .collect();
+            let told = format!("Tracing is not possible here without {}.", missing.join(", "));
+            writeln!(text, "{}", paint(palette.bad, &told))
+        }
+    }
+}
+
+fn is_essential_and_missing(probe: &ProbeStatus) -> bool {
+    probe.essential && matches!(probe.verdict, Verdict::Missing | Verdict::Broken)
+}
+
+fn paint(style: anstyle::Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+impl Doctor {
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
+        let topics = Topic::value_variants();
+        // The probes can be tried only where all the rest is there.
+        let mut report = Report::collect(Path::new("/"), Vec::new(), false);
+        let mut trouble = None;
+        if report.ok {
+            let options = LiveOptions { topics: topics.to_vec(), ..LiveOptions::default() };
+            match live::open(&options) {
+                Ok(source) => report = Report::collect(Path::new("/"), source.info().probes.clone(), true),
+                Err(error) => trouble = Some(error),
+            }
+        }
+        if !report.attached {
+            let probes = Kernel::running().map(|kernel| Plan::new(&kernel, topics).status()).unwrap_or_default();
+            report = Report::collect(Path::new("/"), probes, false);
+            report.ok &= trouble.is_none();
+        }
+
+        let mut out = Output::stdout();
+        if self.json {
+            serde_json::to_writer_pretty(&mut out, &report)?;
+            writeln!(out)?;
+        } else {
+            let text = report.text(out.palette());
+            out.write_all(text.as_bytes())?;
+        }
+        out.flush()?;
+        if let Some(error) = trouble {
+            super::complain("error", &format!("the probes could not be attached: {error:#}"));
+        }
+        Ok(ExitCode::from(u8::from(!report.ok)))
+    }
+}

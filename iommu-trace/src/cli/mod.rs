@@ -1,0 +1,89 @@
+//! The command line: one file a subcommand, and what they share.
+//!
+//! Exit statuses: 0 for success, 2 for bad usage or a failed set-up, the started command's own where there is one,
+//! and what a subcommand says of itself (`doctor` has 1).
+
+mod completions;
+mod doctor;
+mod filter;
+mod man;
+mod options;
+mod parse;
+mod processes;
+mod run;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::output::is_closed_pipe;
+
+pub use doctor::{Check, Report, State, Unit};
+pub use filter::{Filter, Pids, Processes};
+pub use options::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs};
+pub use processes::Descendants;
+pub use run::Run;
+
+/// Bad usage or a failed set-up.
+pub const EXIT_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Exit status: 0 for success, 2 for bad usage or a failed set-up; with `-- CMD` the command's own (128 + signal if it was killed).
+
+Tracing needs CAP_BPF and CAP_PERFMON, or root; `iommu-trace doctor` tells what this machine has and lacks.";
+
+/// Watch the IOMMU's attach handles and I/O page faults on a running kernel.
+#[derive(Debug, Parser)]
+#[command(name = "iommu-trace", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Trace(Box<trace::Trace>),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// Everything that `main` does.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help into a closed pipe is success, and nobody is there for a message.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match cli.command {
+        Command::Trace(trace) => trace.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain("error", &format!("{error:#}"));
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// The whole command line, for tests and for the makers of documentation.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Says something on standard error. That nobody reads it is no reason to fail.
+pub(crate) fn complain(what: &str, message: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "iommu-trace: {what}: {message}");
+}

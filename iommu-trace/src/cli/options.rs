@@ -1,0 +1,125 @@
+//! Options that every consumer of events takes.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::parse::{self, PidArg};
+use crate::{
+    model::span::Topic,
+    output::{Format, TimeForm},
+};
+
+/// What every consumer takes.
+#[derive(Clone, Debug, Args)]
+pub struct ConsumerOptions {
+    /// What is shown.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// When it ends.
+    #[command(flatten)]
+    pub stop: StopArgs,
+    /// How it looks.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How it is traced.
+    #[command(flatten)]
+    pub live: LiveArgs,
+}
+
+/// What is shown. Options of different names must all match, several values of one are alternatives.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "What is shown (several values of one option are alternatives)")]
+pub struct SelectArgs {
+    /// Topics to trace; what is not among them costs nothing. `dma` and `invalidate` are many.
+    #[arg(
+        short,
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_enum,
+        default_value = "attach,fault,sva,iommufd,reset"
+    )]
+    pub events: Vec<Topic>,
+
+    /// Only events of these IOMMU groups.
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = parse::number)]
+    pub group: Vec<u32>,
+
+    /// Only events of devices with such a name, as `0000:00:02.0`; `*`, `?`, `[…]` and `{a,b}` work.
+    #[arg(long, value_name = "GLOB")]
+    pub device: Vec<String>,
+
+    /// Only events of these PASIDs; `rid` stands for requests without one.
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = parse::pasid)]
+    pub pasid: Vec<u32>,
+
+    /// Only what these processes did; `command` stands for the one after `--` and its descendants. A fault belongs to
+    /// the thread that reported it, often an interrupt's.
+    #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = parse::pid)]
+    pub pid: Vec<PidArg>,
+
+    /// Only what tasks of such a name did; globs work.
+    #[arg(long, value_name = "GLOB")]
+    pub comm: Vec<String>,
+
+    /// Only what took at least this long, as `100us`: calls from entry to return, faults from report to response.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub min_latency: Option<Duration>,
+}
+
+/// When a run ends.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "When it ends (also on SIGINT and SIGTERM, with the summary)")]
+pub struct StopArgs {
+    /// End after this time.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub duration: Option<Duration>,
+
+    /// End after this many events were shown.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// A command to start once everything is attached; the run ends with it and takes its exit status. If the run ends
+    /// first, the command gets SIGTERM.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// How it looks.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "How it looks")]
+pub struct OutputArgs {
+    /// Text for people, or JSON lines for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Write to this file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Show the kernel stack of each event.
+    #[arg(long)]
+    pub stacks: bool,
+
+    /// Show each stage of a fault as it happens, too.
+    #[arg(long)]
+    pub stages: bool,
+
+    /// What times count from.
+    #[arg(long, value_enum, default_value_t = TimeForm::Relative)]
+    pub time: TimeForm,
+}
+
+/// How it is traced.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "How it is traced")]
+pub struct LiveArgs {
+    /// Room for events that wait to be read; a power of two is best. Larger loses less under a storm.
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "4M")]
+    pub buffer_size: u32,
+
+    /// Tell on standard error what the tracer itself does; twice for more.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}

@@ -1,0 +1,77 @@
+//! `iommu-trace trace`: prints events as they happen.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{ConsumerOptions, complain, run::Run};
+use crate::{
+    kernel,
+    source::live::{self, LiveOptions},
+};
+
+/// Print attachments, page faults and what belongs to them as they happen.
+///
+/// One line an event, once it is whole: a call when it has returned, a fault when it was answered and freed. Ends on
+/// Ctrl-C with a summary.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  iommu-trace trace
+  iommu-trace trace --events fault --device '0000:3b:*' --min-latency 100us
+  iommu-trace trace --format json --output trace.jsonl --stacks -- ./my_test")]
+pub struct Trace {
+    #[command(flatten)]
+    options: ConsumerOptions,
+}
+
+impl Trace {
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
+        let options = &self.options;
+        log_to_stderr(options.live.verbose);
+        let run = Run::new(options)?;
+        warn_of_the_unknown(&run, options);
+        let source = live::open(&LiveOptions {
+            topics: options.select.events.clone(),
+            stacks: options.output.stacks,
+            buffer_size: options.live.buffer_size,
+            verbose: options.live.verbose > 0,
+        })?;
+        run.consume(source)
+    }
+}
+
+/// What the tracer says of itself goes to standard error.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    // Only a second subscriber in one process could be refused, and the first is as good.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never)
+        .with_target(false)
+        .without_time()
+        .try_init();
+}
+
+/// A device or group that is not there may still come: that is worth a word, not a refusal.
+fn warn_of_the_unknown(run: &Run<'_>, options: &ConsumerOptions) {
+    let groups = kernel::iommu_groups();
+    let devices: Vec<String> = groups.iter().flat_map(|group| kernel::group_devices(group)).collect();
+    if !options.select.device.is_empty() && !devices.iter().any(|name| run.filter().wants_device(name)) {
+        let there = match devices.len() {
+            0 => "no device is in an IOMMU group".to_owned(),
+            1..=8 => format!("there are {}", devices.join(", ")),
+            many => format!("there are {many}, such as {}", devices[..4].join(", ")),
+        };
+        complain("warning", &format!("no device matches --device {} now; {there}", options.select.device.join(" ")));
+    }
+    let known = |number: u32| groups.iter().any(|path| path.file_name().is_some_and(|n| *n == *number.to_string()));
+    for number in options.select.group.iter().filter(|&&number| !known(number)) {
+        complain("warning", &format!("there is no IOMMU group {number} now; there are {}", groups.len()));
+    }
+}

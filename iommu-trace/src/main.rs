@@ -1,0 +1,7 @@
+//! The `iommu-trace` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    iommu_trace::cli::main()
+}

@@ -1,0 +1,112 @@
+//! The binary itself: help, bad usage, closed pipes. None of it needs privileges or an IOMMU.
+#![allow(missing_docs, clippy::unwrap_used, reason = "this is a test")]
+
+use std::process::{Command, Output, Stdio};
+
+fn iommu_trace(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iommu-trace"));
+    command.args(arguments).env("COLUMNS", "100").env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    iommu_trace(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn help_of_every_command() {
+    for command in ["", "trace", "doctor", "completions", "man"] {
+        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+        let output = run(&arguments);
+        assert!(output.status.success());
+        insta::assert_snapshot!(format!("help_{}", if command.is_empty() { "all" } else { command }), stdout(&output));
+    }
+}
+
+/// What is wrong, and what is said of it.
+const WRONG: &[(&[&str], &str)] = &[
+    (&[], "Usage: iommu-trace"),
+    (&["tracee"], "unrecognized subcommand 'tracee'"),
+    (&["trace", "--events", "attach,gpu"], "[possible values: attach, fault, sva, iommufd, dma, invalidate, reset]"),
+    (&["trace", "--duration", "soon"], "not a duration such as 500ms, 2s or 1m30s"),
+    (&["trace", "--min-latency", "10 parsecs"], "not a duration such as 500ms, 2s or 1m30s"),
+    (&["trace", "--buffer-size", "3"], "not between 4K and 1G"),
+    (&["trace", "--buffer-size", "big"], "not a size such as 4096, 512K or 8M"),
+    (&["trace", "--count", "0"], "0 is not in 1.."),
+    (&["trace", "--pasid", "all"], "not a PASID"),
+    (&["trace", "--pid", "qemu"], "not a process id"),
+    (&["trace", "--time", "local"], "[possible values: relative, monotonic, utc]"),
+    (&["trace", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
+    (&["trace", "--pid", "command"], "stands for the command after `--`"),
+    (&["trace", "--output", "/nonexistent/file"], "cannot create the output file \"/nonexistent/file\": No such file"),
+    (&["trace", "--output", "/"], "cannot create the output file \"/\": Is a directory"),
+    (
+        &["trace", "--", "no-such-command"],
+        "cannot start the command \"no-such-command\": it is not in any directory of PATH",
+    ),
+];
+
+#[test]
+fn what_is_wrong_is_said_with_status_2_and_nothing_on_standard_output() {
+    for (arguments, told) in WRONG {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(told), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_success_for_whatever_is_printed() {
+    for arguments in [&["--help"][..], &["trace", "--help"], &["completions", "zsh"], &["man"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = iommu_trace(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_privileges_the_first_thing_missing_is_named() {
+    // Nothing can be taken away from a process that has nothing: where tests run as root, drop to nobody.
+    let mut command = iommu_trace(&["trace", "--duration", "1s"]);
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::process::CommandExt as _;
+        command.uid(65534).gid(65534);
+    }
+    let Ok(output) = command.output() else {
+        // The build directory is not open to others.
+        return;
+    };
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.starts_with("iommu-trace: error: "), "{told}");
+    assert!(told.contains("BTF") || told.contains("CAP_BPF"), "{told}");
+}
+
+#[test]
+fn doctor_tells_its_verdict_by_its_status() {
+    let output = run(&["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = i32::from(report["ok"] != true);
+    assert_eq!(output.status.code(), Some(expected), "{}", stderr(&output));
+    assert_eq!(report["checks"][0]["name"], "CAP_BPF");
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["man", "--dir", dir.path().to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for page in ["iommu-trace.1", "iommu-trace-trace.1", "iommu-trace-doctor.1"] {
+        assert!(std::fs::read_to_string(dir.path().join(page)).unwrap().starts_with(".ie"), "{page}");
+    }
+}
