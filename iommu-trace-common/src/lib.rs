@@ -21,6 +21,10 @@ pub const COMM_LEN: usize = 16;
 pub const NO_ID: u32 = u32::MAX;
 /// How many fault messages one `read()` of a fault file is followed through; later ones are counted as lost.
 pub const MAX_DELIVERED: u32 = 4096;
+/// How many devices of one group the snapshot follows.
+pub const MAX_MEMBERS: u32 = 4096;
+/// How many handles and fault groups are watched for their frees at once.
+pub const MAX_WATCHED: u32 = 1 << 17;
 /// How many records of VT-d's fault recording registers one interrupt is followed through.
 pub const MAX_DMA_FAULTS: u32 = 16;
 
@@ -52,6 +56,14 @@ pub struct Settings {
     pub iommufd_pasid_arg: u32,
     /// Not 0: `iommu_attach_device_pasid` takes a handle as its fourth argument (from 6.11 on).
     pub attach_pasid_handle_arg: u32,
+    /// Not 0: `pasid_array` holds tagged pointers (0 a domain, 1 a handle), else bare handles.
+    pub tagged_slots: u32,
+    /// Bits of an index that one level of an xarray covers: 6, or 4 with `CONFIG_BASE_SMALL`.
+    pub xa_chunk_shift: u32,
+    /// Not 0: handles and fault groups are watched for their frees.
+    pub track_frees: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// What a [`record::Slot`] tells.
@@ -64,7 +76,7 @@ pub mod slot {
     pub const MEMBER: u32 = 2;
     /// An entry of `pasid_array`.
     pub const ENTRY: u32 = 3;
-    /// The group is complete; `pasid` holds how many entries could not be followed.
+    /// The group is complete; `pasid` is 1 when not everything of it could be followed, else 0.
     pub const END: u32 = 4;
 }
 

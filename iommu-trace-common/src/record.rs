@@ -377,5 +377,9 @@ records! {
         what: u32,
         /// Owner of the domain.
         domain_owner: u32,
+        /// `users` of the bond, where the handle is an SVA one.
+        users: u32,
+        /// Zero.
+        pad: u32,
     }
 }

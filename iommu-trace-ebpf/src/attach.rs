@@ -6,6 +6,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
+    free::watch,
     out::{emit, now, set},
     probe::{Args, Ret, on_enter, on_exit},
     read,
@@ -22,6 +23,7 @@ struct Call {
 
 #[inline(always)]
 fn change(ctx: &impl Args, probe: ProbeId, call: Call) {
+    watch(call.handle);
     emit(ctx, probe, Phase::Enter, |record: *mut Attach| {
         // SAFETY: the places are this record's.
         let (device, handle) = unsafe { (&raw mut (*record).device, &raw mut (*record).handle) };

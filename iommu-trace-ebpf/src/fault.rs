@@ -7,6 +7,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
+    free::watch,
     out::{emit, emit_at, now, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
@@ -37,6 +38,9 @@ on_exit!(report_device_fault_exit, reported);
 fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
     emit(ctx, probe, Phase::Enter, |record: *mut Group| {
         let group = ctx.arg(0);
+        if follow {
+            watch(group);
+        }
         let handle = ptr(group, Field::IopfGroupHandle);
         set!(record, {
             group: group,

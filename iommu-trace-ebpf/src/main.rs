@@ -11,6 +11,8 @@ mod dma;
 #[cfg(target_arch = "bpf")]
 mod fault;
 #[cfg(target_arch = "bpf")]
+mod free;
+#[cfg(target_arch = "bpf")]
 mod invalidate;
 #[cfg(target_arch = "bpf")]
 mod iommufd;
@@ -20,6 +22,8 @@ mod out;
 mod probe;
 #[cfg(target_arch = "bpf")]
 mod read;
+#[cfg(target_arch = "bpf")]
+mod snapshot;
 #[cfg(target_arch = "bpf")]
 mod sva;
 

@@ -24,6 +24,10 @@ pub(crate) static SETTINGS: Settings = Settings {
     stacks: 0,
     iommufd_pasid_arg: 0,
     attach_pasid_handle_arg: 0,
+    tagged_slots: 0,
+    xa_chunk_shift: 6,
+    track_frees: 0,
+    pad: 0,
 };
 
 /// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.

@@ -12,7 +12,7 @@ use crate::{
     kernel::Kernel,
     model::span::Topic,
     output::{Output, Palette},
-    probes::{Plan, ProbeStatus, Verdict},
+    probes::{Plan, ProbeStatus, Verdict, Wanted},
     source::live::{self, LiveOptions},
 };
 
@@ -388,14 +388,15 @@ impl Doctor {
         let mut report = Report::collect(Path::new("/"), Vec::new(), false);
         let mut trouble = None;
         if report.ok {
-            let options = LiveOptions { topics: topics.to_vec(), ..LiveOptions::default() };
+            let options = LiveOptions { topics: topics.to_vec(), track_frees: true, ..LiveOptions::default() };
             match live::open(&options) {
                 Ok(source) => report = Report::collect(Path::new("/"), source.info().probes.clone(), true),
                 Err(error) => trouble = Some(error),
             }
         }
         if !report.attached {
-            let probes = Kernel::running().map(|kernel| Plan::new(&kernel, topics).status()).unwrap_or_default();
+            let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true };
+            let probes = Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
             report = Report::collect(Path::new("/"), probes, false);
             report.ok &= trouble.is_none();
         }

@@ -141,6 +141,7 @@ fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeErro
                 domain_type: DomainType(raw.domain_type),
                 domain_owner: OwnerHint::from_raw(raw.domain_owner),
                 pasid: raw.pasid,
+                users: raw.users,
             })
         }
         (_, Phase::Exit) => Body::Return { ret: read::<record::Return>(probe, payload)?.ret },

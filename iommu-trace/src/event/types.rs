@@ -589,7 +589,7 @@ pub enum SlotWhat {
     Member,
     /// An entry of `pasid_array`; `handle` is all zero where the slot holds a bare domain.
     Entry,
-    /// The group is complete; `pasid` counts entries that could not be followed.
+    /// The group is complete; `pasid` is 1 when not everything of it could be followed, else 0.
     End,
 }
 
@@ -627,6 +627,8 @@ pub struct SlotState {
     pub domain_owner: OwnerHint,
     /// 0 is the RID.
     pub pasid: u32,
+    /// Users of the bond, where the handle is an SVA one.
+    pub users: u32,
 }
 
 /// What a probe saw. Which variant an event has follows from its probe and phase.

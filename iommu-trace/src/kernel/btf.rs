@@ -119,6 +119,18 @@ impl Types {
         })
     }
 
+    /// How many elements an array member has.
+    #[must_use]
+    pub fn array_len(&self, structure: &str, name: &str) -> Option<usize> {
+        self.all().find_map(|btf| {
+            let ty = btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(as_struct)?;
+            match stripped(btf, member(btf, &ty, name, 0)?.1)? {
+                Type::Array(array) => Some(array.len()),
+                _ => None,
+            }
+        })
+    }
+
     fn all(&self) -> impl Iterator<Item = &Btf> {
         std::iter::once(&self.vmlinux).chain(self.modules.values())
     }

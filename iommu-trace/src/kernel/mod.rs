@@ -75,7 +75,7 @@ impl Kernel {
     }
 
     /// What the BPF programs are told besides offsets.
-    pub fn settings(&self, stacks: bool) -> anyhow::Result<Settings> {
+    pub fn settings(&self, stacks: bool, track_frees: bool) -> anyhow::Result<Settings> {
         let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
         let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
         let mut settings = Settings {
@@ -85,6 +85,10 @@ impl Kernel {
             stacks: u32::from(stacks),
             iommufd_pasid_arg: u32::from(arguments(ProbeId::IommufdAttach) >= 3),
             attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
+            tagged_slots: u32::from(self.features().tagged_slots),
+            xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
+            track_frees: u32::from(track_frees),
+            pad: 0,
         };
         // Without cookie types, iommufd's domains are known by their handler's address.
         let handler = ProbeId::IommufdIopfHandler.function();

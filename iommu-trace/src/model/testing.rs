@@ -469,14 +469,7 @@ impl By<'_> {
 
     /// The driver answers its device.
     pub fn page_response(&mut self, evt: Ptr, dev: &Dev, req: &Req, code: u32) -> &mut Self {
-        let response = PageResponse {
-            device: dev.device.ptr,
-            evt,
-            pasid: req.raw_pasid(),
-            grpid: req.grpid,
-            code,
-            ..PageResponse::default()
-        };
+        let response = PageResponse { device: dev.device.ptr, evt, pasid: req.raw_pasid(), grpid: req.grpid, code };
         self.enter(ProbeId::MockPageResponse, Body::PageResponse(response))
     }
 
@@ -604,6 +597,7 @@ impl By<'_> {
             domain_type: handle.handle.domain_type,
             domain_owner: handle.handle.owner,
             pasid,
+            users: 1,
         };
         self.enter(ProbeId::GroupShowType, Body::Slot(state))
     }

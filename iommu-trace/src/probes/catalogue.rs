@@ -42,18 +42,48 @@ pub struct Probe {
     pub driver: &'static str,
     /// The prototype it was written against.
     pub prototype: &'static str,
+    /// What it is for, where that is no topic.
+    pub purpose: Purpose,
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The events of its topics.
+    Topic,
+    /// The snapshot of what was attached already.
+    Snapshot,
+    /// The frees of handles and fault groups.
+    Frees,
+}
+
+/// What probes are wanted for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Topics.
+    pub topics: Vec<Topic>,
+    /// The snapshot.
+    pub snapshot: bool,
+    /// Frees.
+    pub frees: bool,
 }
 
 impl Probe {
-    /// Whether any of these topics wants it.
+    /// Whether it is wanted.
     #[must_use]
-    pub fn wanted_by(&self, topics: &[Topic]) -> bool {
-        topics.contains(&self.topic) || self.also.iter().any(|topic| topics.contains(topic))
+    pub fn wanted_by(&self, wanted: &Wanted) -> bool {
+        match self.purpose {
+            Purpose::Topic => {
+                wanted.topics.contains(&self.topic) || self.also.iter().any(|topic| wanted.topics.contains(topic))
+            }
+            Purpose::Snapshot => wanted.snapshot,
+            Purpose::Frees => wanted.frees,
+        }
     }
 }
 
 macro_rules! catalogue {
-    ($($id:ident $stem:literal [$($phase:ident)+] $reach:ident $topic:ident $(+ $also:ident)* $(, essential $essential:literal)? $(, driver $driver:literal)?;
+    ($($id:ident $stem:literal [$($phase:ident)+] $reach:ident $topic:ident $(+ $also:ident)* $(, essential $essential:literal)? $(, driver $driver:literal)? $(, purpose $purpose:ident)?;
         kernels $kernels:literal; cost $cost:literal; $prototype:literal)+) => {
         /// Every probe.
         pub const CATALOGUE: &[Probe] = &[$(Probe {
@@ -69,12 +99,15 @@ macro_rules! catalogue {
             essential: catalogue!(@or false $($essential)?),
             driver: catalogue!(@or "" $($driver)?),
             prototype: $prototype,
+            purpose: catalogue!(@purpose $($purpose)?),
         },)+];
     };
     (@has enter enter $($rest:ident)*) => { true };
     (@has exit exit $($rest:ident)*) => { true };
     (@has $what:ident $other:ident $($rest:ident)*) => { catalogue!(@has $what $($rest)*) };
     (@has $what:ident) => { false };
+    (@purpose) => { Purpose::Topic };
+    (@purpose $purpose:ident) => { Purpose::$purpose };
     (@or $default:literal) => { $default };
     (@or $default:literal $value:literal) => { $value };
 }
@@ -239,6 +272,12 @@ catalogue! {
     AmdCompletionWait "amd_completion_wait" [enter exit] Vmlinux Invalidate, driver "ivhd";
         kernels "with AMD-Vi"; cost "AMD-Vi's invalidations are not seen";
         "int iommu_completion_wait(struct amd_iommu *iommu)"
+    GroupShowType "group_show_type" [enter] Vmlinux Attach, purpose Snapshot;
+        kernels "all"; cost "what was attached before is not known";
+        "ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)"
+    Kfree "kfree" [enter] Tracepoint Attach, purpose Frees;
+        kernels "all"; cost "frees of handles and fault groups are not seen";
+        "(unsigned long call_site, const void *ptr)"
 }
 
 #[cfg(test)]

@@ -4,11 +4,8 @@ use std::fmt;
 
 use iommu_trace_common::{Phase, ProbeId};
 
-use super::{CATALOGUE, Probe, ProbeStatus, Reach, Verdict};
-use crate::{
-    kernel::Home,
-    model::{Features, span::Topic},
-};
+use super::{CATALOGUE, Probe, ProbeStatus, Reach, Verdict, Wanted};
+use crate::{kernel::Home, model::Features};
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,10 +73,10 @@ pub trait Machine {
 }
 
 impl Plan {
-    /// Plans for these topics.
+    /// Plans for what is wanted.
     #[must_use]
-    pub fn new(machine: &dyn Machine, topics: &[Topic]) -> Plan {
-        Plan(CATALOGUE.iter().map(|probe| plan_one(machine, topics, probe)).collect())
+    pub fn new(machine: &dyn Machine, wanted: &Wanted) -> Plan {
+        Plan(CATALOGUE.iter().map(|probe| plan_one(machine, wanted, probe)).collect())
     }
 
     /// Records that a program could not be attached: the whole probe is broken.
@@ -137,10 +134,10 @@ fn kind(planned: &Planned) -> String {
     if ways.is_empty() { "-".into() } else { ways.join("+") }
 }
 
-fn plan_one(machine: &dyn Machine, topics: &[Topic], probe: &'static Probe) -> Planned {
+fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Planned {
     let not = |verdict, reason: String| Planned { probe, programs: Vec::new(), verdict, reason: Some(reason) };
-    if !probe.wanted_by(topics) {
-        return not(Verdict::NotApplicable, "its topic was not asked for".into());
+    if !probe.wanted_by(wanted) {
+        return not(Verdict::NotApplicable, "nobody asked for it".into());
     }
     let function = probe.id.function();
     let well = |programs| Planned { probe, programs, verdict: Verdict::Ok, reason: None };
@@ -148,7 +145,7 @@ fn plan_one(machine: &dyn Machine, topics: &[Topic], probe: &'static Probe) -> P
         return if machine.has_tracepoint(function) {
             well(programs(probe, Way::TpBtf, Way::TpBtf))
         } else {
-            not(Verdict::Missing, format!("this kernel has no tracepoint iommu:{function}"))
+            not(Verdict::Missing, format!("this kernel has no tracepoint {function}"))
         };
     }
     match machine.home(function) {
@@ -181,6 +178,11 @@ fn programs(probe: &Probe, enter: Way, exit: Way) -> Vec<Program> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::span::Topic;
+
+    fn topics(topics: &[Topic]) -> Wanted {
+        Wanted { topics: topics.to_vec(), ..Wanted::default() }
+    }
 
     struct Fake {
         vmlinux: Vec<&'static str>,
@@ -214,7 +216,7 @@ mod tests {
     fn a_function_of_iommufd_as_a_module_gets_kprobes_and_one_built_in_gets_trampolines() {
         let module = Fake { vmlinux: vec![], module: vec!["iommufd_fault_fops_read"], drivers: vec![] };
         let ways = |machine: &Fake| -> Vec<Way> {
-            let plan = Plan::new(machine, &[Topic::Fault]);
+            let plan = Plan::new(machine, &topics(&[Topic::Fault]));
             planned(&plan, ProbeId::FaultRead).programs.iter().map(|program| program.way).collect()
         };
         assert_eq!(ways(&module), [Way::KRetProbe, Way::KProbe]);
@@ -225,16 +227,16 @@ mod tests {
     #[test]
     fn what_nobody_asked_for_is_not_attached() {
         let machine = Fake { vmlinux: vec!["iommu_map"], module: vec![], drivers: vec![] };
-        let plan = Plan::new(&machine, &[Topic::Attach]);
+        let plan = Plan::new(&machine, &topics(&[Topic::Attach]));
         assert_eq!(planned(&plan, ProbeId::Map).verdict, Verdict::NotApplicable);
         assert!(planned(&plan, ProbeId::Map).programs.is_empty());
-        assert!(Plan::new(&machine, &[Topic::Dma]).has(ProbeId::Map));
+        assert!(Plan::new(&machine, &topics(&[Topic::Dma])).has(ProbeId::Map));
     }
 
     #[test]
     fn a_missing_function_says_which_kernels_have_it() {
         let machine = Fake { vmlinux: vec![], module: vec![], drivers: vec![] };
-        let plan = Plan::new(&machine, &[Topic::Attach]);
+        let plan = Plan::new(&machine, &topics(&[Topic::Attach]));
         let planned = planned(&plan, ProbeId::ReplaceDevicePasid);
         assert_eq!(planned.verdict, Verdict::Missing);
         assert!(planned.reason.as_ref().unwrap().contains("6.15 on"), "{:?}", planned.reason);
@@ -243,8 +245,11 @@ mod tests {
     #[test]
     fn another_vendors_driver_is_not_applicable() {
         let machine = Fake { vmlinux: vec!["dmar_fault"], module: vec![], drivers: vec![] };
-        assert_eq!(planned(&Plan::new(&machine, &[Topic::Fault]), ProbeId::DmarFault).verdict, Verdict::NotApplicable);
+        assert_eq!(
+            planned(&Plan::new(&machine, &topics(&[Topic::Fault])), ProbeId::DmarFault).verdict,
+            Verdict::NotApplicable
+        );
         let machine = Fake { drivers: vec!["dmar"], ..machine };
-        assert!(Plan::new(&machine, &[Topic::Fault]).has(ProbeId::DmarFault));
+        assert!(Plan::new(&machine, &topics(&[Topic::Fault])).has(ProbeId::DmarFault));
     }
 }

@@ -27,7 +27,7 @@ const MAX_LOADERS: usize = 8;
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks)?;
+    let settings = kernel.settings(options.stacks, options.track_frees)?;
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let mut loader = EbpfLoader::new();
     loader
@@ -36,6 +36,9 @@ pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
         .map_max_entries("RING", ring);
     if !options.stacks {
         loader.map_max_entries("STACKS", 1);
+    }
+    if !options.track_frees {
+        loader.map_max_entries("WATCHED", 1);
     }
     loader.load(OBJECT).context(
         "cannot create the BPF maps. Root or CAP_BPF and CAP_PERFMON are needed, and a kernel with \

@@ -14,16 +14,16 @@ use std::{
 use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
-    maps::{MapData, RingBuf},
+    maps::{Array, MapData, RingBuf},
 };
 
 use self::{loss::Losses, order::Reorder, stacks::LiveStacks};
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
-    event::decode,
-    kernel::Kernel,
+    event::{ProbeId, decode},
+    kernel::{Kernel, iommu_groups},
     model::span::Topic,
-    probes::{Plan, ProbeStatus, Verdict},
+    probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
 
 /// How long an event is held back so that an older one of another CPU can still overtake it. A record's time is taken
@@ -47,6 +47,16 @@ pub struct LiveOptions {
     pub buffer_size: u32,
     /// Carry the BPF side's own diagnostics to the log.
     pub verbose: bool,
+    /// Take the snapshot of what is attached already.
+    pub snapshot: bool,
+    /// Watch the frees of handles and fault groups.
+    pub track_frees: bool,
+}
+
+impl LiveOptions {
+    fn wanted(&self) -> Wanted {
+        Wanted { topics: self.topics.clone(), snapshot: self.snapshot, frees: self.track_frees }
+    }
 }
 
 impl Default for LiveOptions {
@@ -56,6 +66,8 @@ impl Default for LiveOptions {
             stacks: false,
             buffer_size: 4 << 20,
             verbose: false,
+            snapshot: true,
+            track_frees: false,
         }
     }
 }
@@ -64,12 +76,12 @@ impl Default for LiveOptions {
 pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let started = Instant::now();
     let kernel = Kernel::running()?;
-    let read = started.elapsed();
-    let mut plan = Plan::new(&kernel, &options.topics);
+    let types = started.elapsed();
+    let mut plan = Plan::new(&kernel, &options.wanted());
     let mut ebpf = attach::load(&kernel, options)?;
-    let created = started.elapsed();
+    let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &mut plan)?;
-    tracing::debug!(kernel = ?read, maps = ?(created - read), all = ?started.elapsed(), "probes attached");
+    tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
         .into_iter()
@@ -79,13 +91,17 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     if !missing.is_empty() && options.topics.contains(&Topic::Attach) {
         bail!("essential probes could not be attached: {}. `iommu-trace doctor` tells more", missing.join("; "));
     }
-    Ok(Box::new(Live::new(&kernel, &plan, ebpf)?))
+    let mut live = Live::new(&kernel, &plan, ebpf)?;
+    if plan.has(ProbeId::GroupShowType) {
+        live.take_snapshot()?;
+    }
+    Ok(Box::new(live))
 }
 
 /// The verdicts on this kernel without tracing: every probe is attached and detached again.
 pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>> {
     let kernel = Kernel::running()?;
-    let mut plan = Plan::new(&kernel, &options.topics);
+    let mut plan = Plan::new(&kernel, &options.wanted());
     let mut ebpf = attach::load(&kernel, options)?;
     attach::attach_all(&mut ebpf, &mut plan)?;
     Ok(plan.status())
@@ -133,6 +149,29 @@ impl Live {
             released: now,
             ended: false,
         })
+    }
+
+    /// Has the BPF side tell what every group holds. The ring is emptied after each group, so that a small one will do.
+    fn take_snapshot(&mut self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let ebpf = self.ebpf.as_mut().context("the probes are detached")?;
+        let map = ebpf.take_map("SNAPSHOT").context("the BPF object has no map SNAPSHOT")?;
+        let mut on = Array::<_, u32>::try_from(map).context("the map SNAPSHOT is no array")?;
+        on.set(0, 1, 0).context("cannot begin the snapshot")?;
+        let groups = iommu_groups();
+        for group in &groups {
+            let path = group.join("type");
+            // A group may go while this runs; its events tell so. Any other failure leaves its state unknown.
+            if let Err(error) = std::fs::read(&path)
+                && group.exists()
+            {
+                tracing::warn!("what group {} holds is not known: cannot read its type: {error}", group.display());
+            }
+            while !self.drain() {}
+        }
+        on.set(0, 0, 0).context("cannot end the snapshot")?;
+        tracing::debug!(groups = groups.len(), took = ?started.elapsed(), "snapshot taken");
+        Ok(())
     }
 
     /// Takes what is in the ring, up to a bound. Tells whether it was emptied.

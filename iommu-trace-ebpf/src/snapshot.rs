@@ -1,0 +1,168 @@
+//! The snapshot: what was attached before tracing began.
+//!
+//! Reading `/sys/kernel/iommu_groups/N/type` runs `iommu_group_show_type()` with the group's address, and from there
+//! everything hangs: the group's devices, its domains and its `pasid_array`. User space reads each group's file once,
+//! after every probe is attached, with [`SNAPSHOT`] set meanwhile.
+
+use aya_ebpf::{EbpfContext, helpers::generated::bpf_loop, macros::map, maps::Array};
+use iommu_trace_common::{Field, MAX_MEMBERS, Phase, ProbeId, owner, record::Slot, slot};
+
+use crate::{
+    out::{emit, set},
+    probe::{Args, on_enter},
+    read::{self, offset, ptr, setting},
+};
+
+/// Not 0 while user space takes the snapshot.
+#[map]
+static SNAPSHOT: Array<u32> = Array::with_max_entries(1, 0);
+
+/// An xarray's entry for a slot that is reserved or holds `NULL` (`XA_ZERO_ENTRY`).
+const XA_ZERO: u64 = (257 << 2) | 2;
+/// Tag of a handle in a tagged `pasid_array` (`IOMMU_PASID_ARRAY_HANDLE`).
+const TAG_HANDLE: u64 = 1;
+/// PASIDs have 20 bits.
+const PASID_LIMIT: u64 = 1 << 20;
+/// Levels of an xarray that 20 bits need, with 4 bits a level.
+const MAX_LEVELS: u32 = 5;
+/// Steps of a walk through a whole `pasid_array`: every PASID, and the inner nodes' empty slots.
+const MAX_STEPS: u32 = 1 << 21;
+
+/// Where the walk through a group is.
+#[repr(C)]
+struct Walk<C> {
+    ctx: *const C,
+    group: u64,
+    /// A member of the group, for its name.
+    dev: u64,
+    /// The list node (members) or the root entry (slots).
+    at: u64,
+    /// The list's head (members) or the next PASID (slots).
+    next: u64,
+    /// Not 0 when something could not be followed.
+    truncated: u32,
+    pad: u32,
+}
+
+#[inline(always)]
+fn piece(ctx: &impl EbpfContext, what: u32, group: u64, dev: u64, pasid: u32, domain: u64, handle: u64) {
+    emit(ctx, ProbeId::GroupShowType, Phase::Enter, |record: *mut Slot| {
+        // SAFETY: the places are this record's.
+        unsafe {
+            let behind = read::handle_into(&raw mut (*record).handle, handle, 0);
+            read::member_into(&raw mut (*record).device, if behind != 0 { behind } else { dev }, group);
+        }
+        let domain = if domain != 0 { domain } else { ptr(handle, Field::HandleDomain) };
+        let domain_owner = read::domain_owner(domain);
+        let bond = if domain_owner == owner::SVA { handle } else { 0 };
+        set!(record, { domain: domain, pasid: pasid, what: what, domain_owner: domain_owner, pad: 0 });
+        // SAFETY: the places are this record's.
+        unsafe {
+            read::copy(&raw mut (*record).domain_type, domain, Field::DomainType);
+            read::copy(&raw mut (*record).users, bond, Field::SvaUsers);
+        }
+    });
+}
+
+// static ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)
+#[inline(always)]
+fn show_type<C: Args>(ctx: &C) {
+    if SNAPSHOT.get(0).is_none_or(|&on| on == 0) {
+        return;
+    }
+    let group = ctx.arg(0);
+    piece(ctx, slot::GROUP, group, 0, 0, ptr(group, Field::GroupDomain), 0);
+    piece(ctx, slot::DEFAULT_DOMAIN, group, 0, 0, ptr(group, Field::GroupDefaultDomain), 0);
+    let mut walk = Walk { ctx: core::ptr::from_ref(ctx), group, dev: 0, at: 0, next: 0, truncated: 0, pad: 0 };
+    if let Some(offset) = offset(Field::GroupDevices) {
+        walk.next = group + offset;
+        walk.at = read::at(walk.next).unwrap_or(walk.next);
+        // SAFETY: the callback has the form that the helper calls, and `walk` outlives the call.
+        let turns = unsafe { bpf_loop(MAX_MEMBERS, member::<C> as *mut _, (&raw mut walk).cast(), 0) };
+        walk.truncated |= (turns < 0 || turns >= i64::from(MAX_MEMBERS)) as u32;
+    }
+    if let (Some(array), Some(head)) = (offset(Field::GroupPasidArray), offset(Field::XarrayHead)) {
+        walk.at = read::at(group + array + head).unwrap_or(0);
+        walk.next = 0;
+        // SAFETY: as above.
+        let turns = unsafe { bpf_loop(MAX_STEPS, step::<C> as *mut _, (&raw mut walk).cast(), 0) };
+        walk.truncated |= (turns < 0 || turns >= i64::from(MAX_STEPS)) as u32;
+    }
+    piece(ctx, slot::END, group, 0, walk.truncated, 0, 0);
+}
+on_enter!(group_show_type_enter, show_type);
+
+/// Tells one member of the group's list.
+unsafe extern "C" fn member<C: EbpfContext>(_index: u32, walk: *mut Walk<C>) -> i64 {
+    // SAFETY: the helper hands on what it was given, a `Walk` that lives in the caller.
+    let walk = unsafe { &mut *walk };
+    if walk.at == walk.next || walk.at == 0 {
+        return 1;
+    }
+    let node = walk.at - offset(Field::GroupDeviceList).unwrap_or(0);
+    let dev = ptr(node, Field::GroupDeviceDev);
+    walk.dev = dev;
+    // SAFETY: the context outlives the loop.
+    piece(unsafe { &*walk.ctx }, slot::MEMBER, walk.group, dev, 0, 0, 0);
+    // `struct list_head` begins with `next`.
+    walk.at = read::at(walk.at).unwrap_or(0);
+    0
+}
+
+#[inline(always)]
+fn is_node(entry: u64) -> bool {
+    entry & 3 == 2 && entry > 4096
+}
+
+/// Looks at the slot for one PASID, and goes on to the next that may be occupied.
+unsafe extern "C" fn step<C: EbpfContext>(_index: u32, walk: *mut Walk<C>) -> i64 {
+    // SAFETY: as in `member`.
+    let walk = unsafe { &mut *walk };
+    let pasid = walk.next;
+    if pasid >= PASID_LIMIT {
+        return 1;
+    }
+    let chunk = setting!(xa_chunk_shift) & 7;
+    let mask = (1u64 << chunk) - 1;
+    let mut entry = walk.at;
+    let mut shift = 0;
+    // Without nodes, the root is the entry of index 0.
+    if !is_node(entry) && pasid > 0 {
+        return 1;
+    }
+    for level in 0..MAX_LEVELS {
+        if !is_node(entry) {
+            break;
+        }
+        let node = entry - 2;
+        shift = u32::from(read::get::<u8>(node, Field::XaNodeShift).unwrap_or(0)) & 31;
+        if level == 0 && pasid >> shift > mask {
+            return 1;
+        }
+        let index = (pasid >> shift) & mask;
+        entry = offset(Field::XaNodeSlots).and_then(|slots| read::at(node + slots + index * 8)).unwrap_or(0);
+        if entry == 0 {
+            break;
+        }
+    }
+    walk.next = ((pasid >> shift) + 1) << shift;
+    if entry == 0 {
+        return 0;
+    }
+    if is_node(entry) {
+        walk.truncated = 1;
+        return 0;
+    }
+    let (domain, handle) = if entry == XA_ZERO {
+        (0, 0)
+    } else if setting!(tagged_slots) == 0 {
+        (0, entry)
+    } else if entry & 3 == TAG_HANDLE {
+        (0, entry & !3)
+    } else {
+        (entry & !3, 0)
+    };
+    // SAFETY: the context outlives the loop.
+    piece(unsafe { &*walk.ctx }, slot::ENTRY, walk.group, walk.dev, pasid as u32, domain, handle);
+    0
+}
