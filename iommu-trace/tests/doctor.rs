@@ -82,7 +82,7 @@ fn each_missing_capability_is_named() {
     capable(dir.path(), "0000008000000000");
     let report = Report::collect(dir.path(), Vec::new(), false);
     assert!(!report.ok);
-    assert!(text(&report).ends_with("Tracing is not possible here without CAP_PERFMON.\n"), "{}", text(&report));
+    assert!(text(&report).ends_with("Tracing is not possible here without: CAP_PERFMON.\n"), "{}", text(&report));
 }
 
 #[test]
@@ -100,7 +100,16 @@ fn a_broken_probe_matters_when_it_is_essential() {
     assert!(Report::collect(dir.path(), vec![probe(false)], true).ok);
     let report = Report::collect(dir.path(), vec![probe(true)], true);
     assert!(!report.ok);
-    assert!(text(&report).contains("without iommu_attach_group_handle."), "{}", text(&report));
+    assert!(text(&report).contains("without: iommu_attach_group_handle."), "{}", text(&report));
+}
+
+#[test]
+fn probes_that_cannot_be_attached_for_another_reason_are_told() {
+    let dir = machine();
+    let report = Report::collect(dir.path(), common::info().probes, false).with_trouble("the map is too large".into());
+    assert!(!report.ok);
+    let text = text(&report);
+    assert!(text.ends_with("\nThe probes could not be attached: the map is too large\n"), "{text}");
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Report {
     pub devices: usize,
     /// Whether the probes were attached, or only planned.
     pub attached: bool,
+    /// Why they could not be attached, when that was tried.
+    pub trouble: Option<String>,
     /// Each probe of the catalogue.
     pub probes: Vec<ProbeStatus>,
 }
@@ -285,8 +287,17 @@ impl Report {
             devices: groups.iter().map(|group| count(format!("sys/kernel/iommu_groups/{group}/devices"))).sum(),
             groups: groups.len(),
             attached,
+            trouble: None,
             probes,
         }
+    }
+
+    /// Says that the probes could not be attached although nothing seemed to be missing.
+    #[must_use]
+    pub fn with_trouble(mut self, trouble: String) -> Self {
+        self.ok = false;
+        self.trouble = Some(trouble);
+        self
     }
 
     /// As people read it.
@@ -367,8 +378,14 @@ impl Report {
                 .map(|check| check.name)
                 .chain(self.probes.iter().filter(|p| is_essential_and_missing(p)).map(|p| p.function.as_str()))
                 .collect();
-            let told = format!("Tracing is not possible here without {}.", missing.join(", "));
-            writeln!(text, "{}", paint(palette.bad, &told))
+            if !missing.is_empty() {
+                let told = format!("Tracing is not possible here without: {}.", missing.join(", "));
+                writeln!(text, "{}", paint(palette.bad, &told))?;
+            }
+            if let Some(trouble) = &self.trouble {
+                writeln!(text, "{}", paint(palette.bad, &format!("The probes could not be attached: {trouble}")))?;
+            }
+            Ok(())
         }
     }
 }
@@ -384,21 +401,17 @@ fn paint(style: anstyle::Style, text: &str) -> String {
 impl Doctor {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let topics = Topic::value_variants();
+        let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true };
+        let planned = || Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
+        let root = Path::new("/");
+        let mut report = Report::collect(root, planned(), false);
         // The probes can be tried only where all the rest is there.
-        let mut report = Report::collect(Path::new("/"), Vec::new(), false);
-        let mut trouble = None;
         if report.ok {
             let options = LiveOptions { topics: topics.to_vec(), track_frees: true, ..LiveOptions::default() };
-            match live::open(&options) {
-                Ok(source) => report = Report::collect(Path::new("/"), source.info().probes.clone(), true),
-                Err(error) => trouble = Some(error),
-            }
-        }
-        if !report.attached {
-            let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true };
-            let probes = Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
-            report = Report::collect(Path::new("/"), probes, false);
-            report.ok &= trouble.is_none();
+            report = match live::probe_verdicts(&options) {
+                Ok(probes) => Report::collect(root, probes, true),
+                Err(error) => report.with_trouble(format!("{error:#}")),
+            };
         }
 
         let mut out = Output::stdout();
@@ -410,9 +423,6 @@ impl Doctor {
             out.write_all(text.as_bytes())?;
         }
         out.flush()?;
-        if let Some(error) = trouble {
-            super::complain("error", &format!("the probes could not be attached: {error:#}"));
-        }
         Ok(ExitCode::from(u8::from(!report.ok)))
     }
 }

@@ -119,6 +119,11 @@ pub struct LiveArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "4M")]
     pub buffer_size: u32,
 
+    /// Watch the kernel's frees of memory, to find handles and fault groups that are freed while they are in use. Costs
+    /// a little at each free in the kernel.
+    #[arg(long)]
+    pub track_frees: bool,
+
     /// Tell on standard error what the tracer itself does; twice for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,

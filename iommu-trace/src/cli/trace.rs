@@ -36,6 +36,7 @@ impl Trace {
             stacks: options.output.stacks,
             buffer_size: options.live.buffer_size,
             verbose: options.live.verbose > 0,
+            track_frees: options.live.track_frees,
             ..LiveOptions::default()
         })?;
         run.consume(source)
