@@ -1,7 +1,7 @@
 //! Progress of slow steps, on standard error: a moving line on a terminal, a line now and then elsewhere.
 
 use std::{
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, Write, stderr, stdout},
     time::{Duration, Instant},
 };
 
@@ -57,6 +57,12 @@ impl Progress {
         let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
         eprintln!("{clear}xtask: {}{detail} ({elapsed})", self.what);
     }
+}
+
+/// Prints to standard output. A reader who has left has seen what they wanted.
+pub fn say(text: &str) {
+    let mut out = stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// A duration as people say it: `4.2 s`, `3 m 05 s`.

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     cache::Lock,
     command,
-    progress::Progress,
+    progress::{Progress, say},
     toolchain::{self, DEBIAN_PACKAGES, LINKER_VERSION},
 };
 
@@ -104,18 +104,18 @@ impl Missing {
 pub fn main(arguments: &Arguments) -> Result<u8> {
     let missing = Missing::look()?;
     if missing == Missing::default() {
-        println!("nothing is missing");
+        say("nothing is missing\n");
         return Ok(0);
     }
     if arguments.check {
-        println!("missing; these commands mend it:");
+        say("missing; these commands mend it:\n");
         for command in missing.commands() {
-            println!("  {command}");
+            say(&format!("  {command}\n"));
         }
         return Ok(1);
     }
     ensure()?;
-    println!("everything is there");
+    say("everything is there\n");
     Ok(0)
 }
 

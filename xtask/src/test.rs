@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{Write, stdout},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use clap::Args;
 use crate::{
     command::{self, tail},
     guest_tests::{self, Ctx, GuestTest},
-    progress::elapsed,
+    progress::{elapsed, say},
     setup, workspace,
 };
 
@@ -101,7 +100,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     let steps = select(steps(), &arguments.only)?;
     if arguments.list {
         for step in &steps {
-            println!("{:<28} {}", step.name, step.about);
+            say(&format!("{:<28} {}\n", step.name, step.about));
         }
         return Ok(0);
     }
@@ -116,11 +115,10 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     } else {
         let ctx = Ctx::default();
         for step in &steps {
-            print!("{:<28} ", step.name);
-            stdout().flush().ok();
+            say(&format!("{:<28} ", step.name));
             let at = Instant::now();
             let (tally, output) = run(step, &ctx);
-            println!("{}", line(tally, at.elapsed()));
+            say(&format!("{}\n", line(tally, at.elapsed())));
             total.passed += tally.passed;
             total.failed += tally.failed;
             if tally.failed > 0 {
@@ -129,10 +127,10 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         }
     }
     for (name, output) in &failures {
-        println!("\n---- {name} failed; its output ends\n{}", tail(output, TAIL));
+        say(&format!("\n---- {name} failed; its output ends\n{}\n", tail(output, TAIL)));
     }
-    println!("\ntook {}", elapsed(started.elapsed()));
-    println!("{} passed, {} failed", total.passed, total.failed);
+    say(&format!("\ntook {}\n", elapsed(started.elapsed())));
+    say(&format!("{} passed, {} failed\n", total.passed, total.failed));
     Ok(u8::from(total.failed > 0))
 }
 

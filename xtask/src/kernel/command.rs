@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
+use crate::progress::say;
+
 use super::{CATALOGUE, Entry, Kind, cached, catalogue, ensure, fetch};
 
 /// Options of `cargo xtask kernel`.
@@ -49,14 +51,14 @@ pub fn main(arguments: &Arguments) -> Result<()> {
                     Ok(None) => "-".to_owned(),
                     Err(_) => "damaged".to_owned(),
                 };
-                println!("{:<12} {:<20} {}", entry.name, have, entry.about);
+                say(&format!("{:<12} {:<20} {}\n", entry.name, have, entry.about));
             }
         }
         Sub::Fetch { name, newest } => {
             let entry = entry(name)?;
             match entry.kind {
-                Kind::Source(_) => println!("{}", fetch::source(entry, *newest)?.1.display()),
-                Kind::Stock { .. } => println!("{}", ensure(entry, *newest)?.bzimage.display()),
+                Kind::Source(_) => say(&format!("{}\n", fetch::source(entry, *newest)?.1.display())),
+                Kind::Stock { .. } => say(&format!("{}\n", ensure(entry, *newest)?.bzimage.display())),
             }
         }
         Sub::Build { name, newest } => {
@@ -64,9 +66,9 @@ pub fn main(arguments: &Arguments) -> Result<()> {
             if let Kind::Stock { .. } = entry.kind {
                 bail!("{name} is Debian's own build: `cargo xtask kernel fetch {name}` gets it");
             }
-            println!("{}", ensure(entry, *newest)?.bzimage.display());
+            say(&format!("{}\n", ensure(entry, *newest)?.bzimage.display()));
         }
-        Sub::Path { name } => println!("{}", ensure(entry(name)?, false)?.bzimage.display()),
+        Sub::Path { name } => say(&format!("{}\n", ensure(entry(name)?, false)?.bzimage.display())),
     }
     Ok(())
 }
