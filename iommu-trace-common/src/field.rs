@@ -60,6 +60,7 @@ fields! {
     HandleDomain = "iommu_attach_handle"."domain",
     IommufdHandleIdev = "iommufd_attach_handle"."idev",
     IdevId = "iommufd_device"."obj.id",
+    IdevType = "iommufd_device"."obj.type",
     IdevDev = "iommufd_device"."dev",
     ObjectId = "iommufd_object"."id",
     ObjectType = "iommufd_object"."type",

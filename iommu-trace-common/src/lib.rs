@@ -28,8 +28,8 @@ pub const MAX_WATCHED: u32 = 1 << 17;
 /// How many records of VT-d's fault recording registers one interrupt is followed through.
 pub const MAX_DMA_FAULTS: u32 = 16;
 
-/// Who owns an attach handle, as far as the kernel's own data tells (`iommu_domain.cookie_type`, or the
-/// domain's `iopf_handler` where the cookie type does not exist).
+/// Who owns an attach handle, as far as the kernel's own data tells: `iommu_domain.cookie_type`, or, where that does not
+/// exist, whether an iommufd device object lies where an `iommufd_attach_handle` would have it.
 pub mod owner {
     /// The domain does not say.
     pub const UNKNOWN: u32 = 0;
@@ -43,13 +43,13 @@ pub mod owner {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// Address of `iommufd_fault_iopf_handler`, or 0 where unknown. Marks iommufd's domains on kernels
-    /// without `iommu_domain.cookie_type`.
-    pub iommufd_handler: u64,
     /// `IOMMU_COOKIE_IOMMUFD` of this kernel, or [`NO_ID`].
     pub cookie_iommufd: u32,
     /// `IOMMU_COOKIE_SVA` of this kernel, or [`NO_ID`].
     pub cookie_sva: u32,
+    /// `IOMMUFD_OBJ_DEVICE` of this kernel, or [`NO_ID`]. Tells iommufd's handles on kernels without
+    /// `iommu_domain.cookie_type`.
+    pub object_device: u32,
     /// Not 0: take the kernel stack with each record of the rare topics.
     pub stacks: u32,
     /// Not 0: `iommufd_device_{attach,replace,detach}` take the PASID as their second argument (from 6.15 on).
@@ -62,8 +62,6 @@ pub struct Settings {
     pub xa_chunk_shift: u32,
     /// Not 0: handles and fault groups are watched for their frees.
     pub track_frees: u32,
-    /// Zero.
-    pub pad: u32,
 }
 
 /// What a [`record::Slot`] tells.

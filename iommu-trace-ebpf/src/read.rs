@@ -18,16 +18,15 @@ static OFFSETS: [u32; Field::COUNT] = [ABSENT; Field::COUNT];
 /// What else user space knows of this kernel, written before load.
 #[unsafe(no_mangle)]
 pub(crate) static SETTINGS: Settings = Settings {
-    iommufd_handler: 0,
     cookie_iommufd: NO_ID,
     cookie_sva: NO_ID,
+    object_device: NO_ID,
     stacks: 0,
     iommufd_pasid_arg: 0,
     attach_pasid_handle_arg: 0,
     tagged_slots: 0,
     xa_chunk_shift: 6,
     track_frees: 0,
-    pad: 0,
 };
 
 /// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.
@@ -143,10 +142,6 @@ pub fn domain_owner(domain: u64) -> u32 {
     if domain_type(domain) == DOMAIN_SVA {
         return owner::SVA;
     }
-    let handler = setting!(iommufd_handler);
-    if handler != 0 && ptr(domain, Field::DomainIopfHandler) == handler {
-        return owner::IOMMUFD;
-    }
     owner::UNKNOWN
 }
 
@@ -161,8 +156,20 @@ pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
     } else {
         ptr(handle, Field::HandleDomain)
     };
-    let owner = if handle == 0 { owner::UNKNOWN } else { domain_owner(domain) };
-    let idev = if owner == owner::IOMMUFD { ptr(handle, Field::IommufdHandleIdev) } else { 0 };
+    let mut owner = if handle == 0 { owner::UNKNOWN } else { domain_owner(domain) };
+    let mut idev = 0;
+    if owner == owner::IOMMUFD {
+        idev = ptr(handle, Field::IommufdHandleIdev);
+    } else if owner == owner::UNKNOWN && handle != 0 && offset(Field::DomainCookieType).is_none() {
+        // The domain cannot tell. Where an iommufd device object lies beside the handle, the handle is iommufd's.
+        let beside = ptr(handle, Field::IommufdHandleIdev);
+        if get::<u32>(beside, Field::IdevType) == Some(setting!(object_device))
+            && ptr(ptr(beside, Field::IdevDev), Field::DeviceIommuGroup) != 0
+        {
+            owner = owner::IOMMUFD;
+            idev = beside;
+        }
+    }
     let device = if owner == owner::SVA { ptr(handle, Field::SvaDev) } else { ptr(idev, Field::IdevDev) };
     set!(place, { ptr: handle, domain: domain, device: device, idev: idev, owner: owner, pad: 0 });
     // SAFETY: the place is a whole `Handle`.

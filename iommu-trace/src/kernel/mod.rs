@@ -10,7 +10,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
 use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
 
 use crate::model::Features;
@@ -75,29 +74,21 @@ impl Kernel {
     }
 
     /// What the BPF programs are told besides offsets.
-    pub fn settings(&self, stacks: bool, track_frees: bool) -> anyhow::Result<Settings> {
+    #[must_use]
+    pub fn settings(&self, stacks: bool, track_frees: bool) -> Settings {
         let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
         let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
-        let mut settings = Settings {
-            iommufd_handler: 0,
+        Settings {
             cookie_iommufd: cookie("IOMMU_COOKIE_IOMMUFD"),
             cookie_sva: cookie("IOMMU_COOKIE_SVA"),
+            object_device: self.types.enumerator("iommufd_object_type", "IOMMUFD_OBJ_DEVICE").unwrap_or(NO_ID),
             stacks: u32::from(stacks),
             iommufd_pasid_arg: u32::from(arguments(ProbeId::IommufdAttach) >= 3),
             attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
             track_frees: u32::from(track_frees),
-            pad: 0,
-        };
-        // Without cookie types, iommufd's domains are known by their handler's address.
-        let handler = ProbeId::IommufdIopfHandler.function();
-        if self.offsets.get(Field::DomainCookieType).is_none() && self.home(handler).is_some() {
-            settings.iommufd_handler = symbols::address_of(handler).with_context(|| {
-                format!("cannot tell iommufd's handles on this kernel: the address of {handler} is needed")
-            })?;
         }
-        Ok(settings)
     }
 }
 

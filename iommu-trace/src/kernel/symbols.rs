@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 const KALLSYMS: &str = "/proc/kallsyms";
 
@@ -89,29 +89,6 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let name = words.next()?;
     let module = words.next().map(|module| format!(" {module}"));
     Some(Line { addr, is_text: matches!(kind, "t" | "T" | "w" | "W"), name, module })
-}
-
-/// The address of one function.
-pub(super) fn address_of(function: &str) -> anyhow::Result<u64> {
-    let file = File::open(KALLSYMS).with_context(|| format!("cannot open {KALLSYMS}"))?;
-    let mut lines = BufReader::with_capacity(1 << 16, file);
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).with_context(|| format!("cannot read {KALLSYMS}"))? > 0 {
-        if let Some(symbol) = parse_line(&line)
-            && symbol.name == function
-            && symbol.is_text
-        {
-            if symbol.addr == 0 {
-                bail!(
-                    "{KALLSYMS} hides addresses from this user: run as root or with CAP_SYSLOG, or set \
-                     kernel.kptr_restrict to 0 or 1"
-                );
-            }
-            return Ok(symbol.addr);
-        }
-        line.clear();
-    }
-    bail!("{KALLSYMS} does not list {function}")
 }
 
 #[cfg(test)]

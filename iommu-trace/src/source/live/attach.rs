@@ -27,7 +27,7 @@ const MAX_LOADERS: usize = 8;
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks, options.track_frees)?;
+    let settings = kernel.settings(options.stacks, options.track_frees);
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let mut loader = EbpfLoader::new();
     loader
