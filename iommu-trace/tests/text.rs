@@ -10,10 +10,15 @@ use iommu_trace::{
     source::Frame,
 };
 
+/// A terminal of so many columns, or a pipe.
+fn options(palette: Palette, columns: Option<usize>) -> TextOptions {
+    TextOptions { palette, columns: columns.unwrap_or(100), wrap: columns.is_some() }
+}
+
 fn text(time: TimeForm, columns: Option<usize>, palette: Palette, spans: &[Span], stack: &[Frame]) -> String {
     let info = common::info();
     let mut out = Vec::new();
-    let mut sink = TextSink::new(&mut out, Clock::new(time, &info), TextOptions { palette, columns });
+    let mut sink = TextSink::new(&mut out, Clock::new(time, &info), options(palette, columns));
     sink.start(&common::start(&info)).unwrap();
     for span in spans {
         sink.span(span, stack).unwrap();
@@ -78,7 +83,7 @@ fn names_from_the_kernel_cannot_steer_the_terminal() {
 fn a_violation_stands_out_with_its_evidence() {
     let info = common::info();
     let mut out = Vec::new();
-    let options = TextOptions { palette: Palette::plain(), columns: None };
+    let options = options(Palette::plain(), None);
     let mut sink = TextSink::new(&mut out, Clock::new(TimeForm::Relative, &info), options);
     sink.violation(&common::violation(), &[common::frames(), vec![], vec![]]).unwrap();
     insta::assert_snapshot!(String::from_utf8(out).unwrap());
@@ -87,7 +92,7 @@ fn a_violation_stands_out_with_its_evidence() {
 fn end(summary: &iommu_trace::output::Summary) -> String {
     let info = common::info();
     let mut out = Vec::new();
-    let options = TextOptions { palette: Palette::plain(), columns: None };
+    let options = options(Palette::plain(), None);
     TextSink::new(&mut out, Clock::new(TimeForm::Relative, &info), options).end(summary).unwrap();
     String::from_utf8(out).unwrap()
 }

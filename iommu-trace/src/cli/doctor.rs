@@ -331,7 +331,7 @@ impl Report {
         let behind = format!("Devices behind an IOMMU: {}, in groups: {}", self.devices, self.groups);
         writeln!(text, "{}", strong(behind))?;
         for unit in &self.units {
-            writeln!(text, "  {:<12} {}", unit.name, unit.devices)?;
+            writeln!(text, "  {}: {}", unit.name, unit.devices)?;
         }
 
         writeln!(text)?;

@@ -30,7 +30,7 @@ use crate::{
         Clock, CommandEnd, Exit, Format, JsonSink, Output, Reason, Sink, Start, Tally, TextOptions, TextSink, quoted,
     },
     probes::Verdict,
-    source::{self, Batch, Source, SourceInfo, Stacks},
+    source::{self, Batch, Frame, Source, SourceInfo, Stacks},
 };
 
 /// How long written lines may wait when the output is no terminal.
@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
         let mut stream = source::spawn(source)?;
         let control = stream.control();
         let info = Arc::clone(stream.info());
-        let terminal = output.columns().is_some();
+        let terminal = output.is_terminal();
         let mut session = Session {
             model: Model::new(
                 info.features.clone(),
@@ -201,11 +201,16 @@ fn sink(options: &ConsumerOptions, info: &SourceInfo, output: Output) -> Box<dyn
     let clock = Clock::new(options.output.time, info);
     match options.output.format {
         Format::Text => {
-            let text = TextOptions { palette: output.palette(), columns: output.columns() };
+            let text = TextOptions { palette: output.palette(), columns: output.columns(), wrap: output.is_terminal() };
             Box::new(TextSink::new(output, clock, text))
         }
         Format::Json => Box::new(JsonSink::new(output, clock, options.output.stacks)),
     }
+}
+
+/// A stack without our own BPF program and its trampoline, which are innermost.
+fn frames(stacks: &dyn Stacks, id: u32) -> Vec<Frame> {
+    stacks.frames(id).into_iter().skip_while(|frame| frame.symbol.ends_with("[bpf]")).collect()
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -268,7 +273,7 @@ impl Session {
                 continue;
             }
             let frames = match (&self.stacks, span.stack) {
-                (Some(stacks), Some(id)) => stacks.frames(id),
+                (Some(stacks), Some(id)) => frames(stacks.as_ref(), id),
                 _ => Vec::new(),
             };
             self.tally.count(span);
@@ -278,8 +283,8 @@ impl Session {
         }
         for violation in &effects.violations {
             let stacks = self.stacks.as_ref().map_or_else(Vec::new, |stacks| {
-                let frames = |stack: Option<u32>| stack.map_or_else(Vec::new, |id| stacks.frames(id));
-                violation.evidence.iter().map(|piece| frames(piece.stack)).collect()
+                let of = |stack: Option<u32>| stack.map_or_else(Vec::new, |id| frames(stacks.as_ref(), id));
+                violation.evidence.iter().map(|piece| of(piece.stack)).collect()
             });
             self.tally.violation(violation);
             self.sink.violation(violation, &stacks)?;

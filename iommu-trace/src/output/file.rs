@@ -69,19 +69,27 @@ impl Output {
         Output { name, buffer: Vec::with_capacity(BUFFER), to, terminal }
     }
 
-    /// Columns, when it is a terminal.
+    /// Whether it is a terminal.
     #[must_use]
-    pub fn columns(&self) -> Option<usize> {
-        if !self.terminal {
-            return None;
-        }
-        let size = match &self.to {
-            To::Stdout(stdout) => rustix::termios::tcgetwinsize(stdout),
-            To::File(file) => rustix::termios::tcgetwinsize(file),
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// The terminal's columns; elsewhere what the environment says in `COLUMNS`, or 100.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        /// Where nobody says.
+        const DEFAULT: usize = 100;
+        let of_terminal = || {
+            let size = match &self.to {
+                To::Stdout(stdout) => rustix::termios::tcgetwinsize(stdout),
+                To::File(file) => rustix::termios::tcgetwinsize(file),
+            };
+            // A serial line knows of none and says 0.
+            size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
         };
-        // A serial line reports no columns: then it is taken for the usual screen.
-        Some(size.ok().map_or(0, |size| usize::from(size.ws_col)))
-            .map(|columns| if columns == 0 { 100 } else { columns })
+        let of_environment = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0);
+        of_terminal().or_else(of_environment).unwrap_or(DEFAULT)
     }
 
     /// The colours it takes.

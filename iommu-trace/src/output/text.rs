@@ -31,12 +31,12 @@ use crate::{
 pub struct TextOptions {
     /// Colours.
     pub palette: Palette,
-    /// Columns of the terminal; `None` when it is none.
-    pub columns: Option<usize>,
+    /// Columns to aim at: what is of less importance is told as far as they reach.
+    pub columns: usize,
+    /// Whether what does not fit goes on in another line.
+    pub wrap: bool,
 }
 
-/// Width that is aimed at where there is no terminal.
-const DEFAULT_COLUMNS: usize = 100;
 /// From here on the times of a fault have their names.
 const NAMED_TIMES_COLUMNS: usize = 140;
 /// In terminals narrower than this, what goes on in a further line is indented by little.
@@ -103,10 +103,6 @@ impl<W: Write> TextSink<W> {
         }
     }
 
-    fn columns(&self) -> usize {
-        self.options.columns.unwrap_or(DEFAULT_COLUMNS)
-    }
-
     fn facts(&self, span: &Span) -> (Subject, Vec<Fact>) {
         let palette = &self.options.palette;
         let mut facts = Facts { palette, list: Vec::new() };
@@ -116,7 +112,7 @@ impl<W: Write> TextSink<W> {
                 Subject { group: change.group, device: change.device, pasid: Slot::of_slot(change.pasid) }
             }
             SpanKind::Fault(fault) => {
-                facts.fault(fault, self.columns() >= NAMED_TIMES_COLUMNS);
+                facts.fault(fault, self.options.columns >= NAMED_TIMES_COLUMNS);
                 Subject { group: fault.group, device: Some(fault.device), pasid: Slot::of_request(fault.pasid) }
             }
             SpanKind::FaultStage(stage) => {
@@ -245,7 +241,8 @@ impl<W: Write> TextSink<W> {
     fn choose(&self, prefix: usize, facts: Vec<Fact>) -> Vec<Fact> {
         let width = |fact: &Fact| fact.text.chars().count() + 1;
         let mut room = self
-            .columns()
+            .options
+            .columns
             .saturating_sub(prefix + facts.iter().filter(|fact| fact.rank == 0).map(width).sum::<usize>());
         let mut ranked: Vec<(usize, u8, usize)> = facts
             .iter()
@@ -393,10 +390,14 @@ impl<W: Write> Sink for TextSink<W> {
         let info = start.info;
         let palette = self.options.palette;
         let count = |verdict| info.probes.iter().filter(|probe| probe.verdict == verdict).count();
+        let host = match info.host.as_str() {
+            // The kernel's word for a name that nobody set.
+            "" | "(none)" => String::new(),
+            host => format!(" on {}", printable(host)),
+        };
         let mut title = format!(
-            "iommu-trace {} on {}, Linux {} {}: {} probes",
+            "iommu-trace {}{host}, Linux {} {}: {} probes",
             env!("CARGO_PKG_VERSION"),
-            printable(&info.host),
             printable(&info.kernel),
             printable(&info.machine),
             count(Verdict::Ok)
@@ -450,10 +451,10 @@ impl<W: Write> Sink for TextSink<W> {
         let mut at = indent - EVENT_WIDTH - 1 + name.len();
         // Trailing blanks are for nothing.
         let mut pad = EVENT_WIDTH.saturating_sub(name.len());
-        let indent = if self.columns() < NARROW_COLUMNS { 4 } else { indent };
+        let indent = if self.options.columns < NARROW_COLUMNS { 4 } else { indent };
         for fact in self.choose(indent.max(at + pad), facts) {
             let width = fact.text.chars().count();
-            if self.options.columns.is_some_and(|columns| at + pad + 1 + width > columns && at > indent) {
+            if self.options.wrap && at + pad + 1 + width > self.options.columns && at > indent {
                 write!(line, "\n{:indent$}", "").map_err(io::Error::other)?;
                 at = indent;
             } else {

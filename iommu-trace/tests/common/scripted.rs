@@ -41,7 +41,8 @@ struct OneStack;
 
 impl Stacks for OneStack {
     fn frames(&self, id: u32) -> Vec<Frame> {
-        if id == 7 { super::frames() } else { Vec::new() }
+        let ours = Frame { addr: 1, symbol: "bpf_prog_95e71f8dbbd63a09_report_enter+0x12a [bpf]".into() };
+        if id == 7 { [vec![ours], super::frames()].concat() } else { Vec::new() }
     }
 }
 
