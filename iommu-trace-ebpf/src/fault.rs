@@ -8,7 +8,7 @@ use iommu_trace_common::{
 
 use crate::{
     free::watch,
-    out::{emit, emit_at, now, set},
+    out::{diagnose, emit, emit_at, now, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
 };
@@ -194,7 +194,10 @@ fn dmar_fault(ctx: &impl Args) {
     let (Some(reg), Some(cap)) = (get::<u64>(iommu, Field::IntelReg), get::<u64>(iommu, Field::IntelCap)) else {
         return;
     };
-    let Some(status) = read::at::<u32>(reg + FSTS_REG) else { return };
+    let Some(status) = read::at::<u32>(reg + FSTS_REG) else {
+        diagnose!(ctx, "the fault status register at {:x} cannot be read", reg + FSTS_REG);
+        return;
+    };
     if status & FSTS_PPF == 0 {
         return;
     }

@@ -12,7 +12,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{emit, emit_at, lost, now, set, thread},
+    out::{diagnose, emit, emit_at, lost, now, set, thread},
     probe::{Args, Ret, on_enter_either, on_exit_either},
     read::{self, ptr},
 };
@@ -68,7 +68,10 @@ fn file_exit(ctx: &(impl EbpfContext + Ret), probe: ProbeId) {
     let ts = now();
     let key = thread();
     // SAFETY: the value is copied out at once, and only this thread's own calls write it.
-    let Some(open) = (unsafe { OPEN.get(&key) }).copied() else { return };
+    let Some(open) = (unsafe { OPEN.get(&key) }).copied() else {
+        diagnose!(ctx, "a fault file's call returned that was not seen to begin");
+        return;
+    };
     let _ = OPEN.remove(&key);
     let ret = ctx.ret() as i64;
     if matches!(probe, ProbeId::FaultRead) && ret > 0 {
@@ -94,6 +97,7 @@ fn delivered<C: EbpfContext>(ctx: &C, ts: u64, open: &Open, bytes: u64) {
     // SAFETY: the callback has the form that the helper calls, and `walk` outlives the call.
     let looped = unsafe { bpf_loop(messages.min(MAX_DELIVERED), message::<C> as *mut _, (&raw mut walk).cast(), 0) };
     if looped < 0 || messages > MAX_DELIVERED {
+        diagnose!(ctx, "a read gave {} messages; {} were followed", messages, looped);
         lost(ProbeId::FaultRead, Phase::Exit);
     }
 }

@@ -56,6 +56,12 @@ pub fn thread() -> u64 {
     bpf_get_current_pid_tgid()
 }
 
+/// What the BPF side has to say of itself, through aya-log; nothing of it is left in a program unless `--verbose` asks.
+macro_rules! diagnose {
+    ($ctx:expr, $($message:tt)+) => { aya_log_ebpf::debug!($ctx, $($message)+) };
+}
+pub(crate) use diagnose;
+
 /// Counts a record that was lost.
 #[inline(always)]
 pub fn lost(probe: ProbeId, phase: Phase) {

@@ -8,7 +8,7 @@ use aya_ebpf::{EbpfContext, helpers::generated::bpf_loop, macros::map, maps::Arr
 use iommu_trace_common::{Field, MAX_MEMBERS, Phase, ProbeId, owner, record::Slot, slot};
 
 use crate::{
-    out::{emit, set},
+    out::{diagnose, emit, set},
     probe::{Args, on_enter},
     read::{self, offset, ptr, setting},
 };
@@ -87,6 +87,9 @@ fn show_type<C: Args>(ctx: &C) {
         // SAFETY: as above.
         let turns = unsafe { bpf_loop(MAX_STEPS, step::<C> as *mut _, (&raw mut walk).cast(), 0) };
         walk.truncated |= (turns < 0 || turns >= i64::from(MAX_STEPS)) as u32;
+    }
+    if walk.truncated != 0 {
+        diagnose!(ctx, "a group could not be followed to its end");
     }
     piece(ctx, slot::END, group, 0, walk.truncated, 0, 0);
 }

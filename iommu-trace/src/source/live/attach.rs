@@ -12,7 +12,7 @@ use aya::{
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL};
 use crate::{
     kernel::Kernel,
     probes::{Plan, Program, Verdict, Way},
@@ -24,13 +24,21 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/io
 /// Threads that load programs at the most: beyond them the kernel's own locks are what is waited for.
 const MAX_LOADERS: usize = 8;
 
+/// The kernel's types, in the form that the loader wants them in.
+pub fn kernel_types() -> anyhow::Result<Btf> {
+    Btf::from_sys_fs().context("cannot read the kernel's types for the BPF loader")
+}
+
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
-pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+pub fn load(kernel: &Kernel, btf: &Btf, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
     let settings = kernel.settings(options.stacks, options.track_frees);
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
+    let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader
+        .btf(Some(btf))
+        .override_global(LEVEL, &log_level, true)
         .override_global("OFFSETS", kernel.offsets.as_slice(), true)
         .override_global("SETTINGS", as_bytes(&settings), true)
         .map_max_entries("RING", ring);
@@ -61,8 +69,7 @@ fn raise_memlock() {
 /// Loads and attaches every program of the plan. What can't be attached is noted in the plan with the reason.
 ///
 /// The verifier's work is most of it, and it runs on as many threads as there are CPUs, up to a few.
-pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> anyhow::Result<()> {
-    let btf = Btf::from_sys_fs().context("cannot read the kernel's types for the BPF loader")?;
+pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
     let mut there: BTreeMap<String, &mut AyaProgram> =
         ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
     let mut jobs: VecDeque<Job<'_>> = plan
@@ -79,7 +86,7 @@ pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> anyhow::Result<()> {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(job) = next(&queue) {
-                    if let Err(error) = attach(job.loaded, job.id.function(), &job.program, &btf) {
+                    if let Err(error) = attach(job.loaded, job.id.function(), &job.program, btf) {
                         let reason = format!("{} {}: {}", job.program.way, job.program.name, reason(&error));
                         broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.id, reason));
                     }
@@ -91,7 +98,6 @@ pub fn attach_all(ebpf: &mut Ebpf, plan: &mut Plan) -> anyhow::Result<()> {
         tracing::debug!(%reason, "a probe could not be attached");
         plan.broken(id, &reason);
     }
-    Ok(())
 }
 
 /// One program to attach; `None` where the object lacks it.

@@ -1,6 +1,8 @@
 //! The live kernel: BPF programs attached, the ring drained.
 
 mod attach;
+mod detach;
+mod diagnostics;
 mod loss;
 mod order;
 mod stacks;
@@ -17,7 +19,7 @@ use aya::{
     maps::{Array, MapData, RingBuf},
 };
 
-use self::{loss::Losses, order::Reorder, stacks::LiveStacks};
+use self::{diagnostics::Diagnostics, loss::Losses, order::Reorder, stacks::LiveStacks};
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
@@ -78,9 +80,10 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let kernel = Kernel::running()?;
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
-    let mut ebpf = attach::load(&kernel, options)?;
+    let btf = attach::kernel_types()?;
+    let mut ebpf = attach::load(&kernel, &btf, options)?;
     let maps = started.elapsed();
-    attach::attach_all(&mut ebpf, &mut plan)?;
+    attach::attach_all(&mut ebpf, &btf, &mut plan);
     tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
@@ -91,7 +94,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     if !missing.is_empty() && options.topics.contains(&Topic::Attach) {
         bail!("essential probes could not be attached: {}. `iommu-trace doctor` tells more", missing.join("; "));
     }
-    let mut live = Live::new(&kernel, &plan, ebpf)?;
+    let mut live = Live::new(&kernel, &plan, ebpf, options.verbose)?;
     if plan.has(ProbeId::GroupShowType) {
         live.take_snapshot()?;
     }
@@ -102,8 +105,10 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
 pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>> {
     let kernel = Kernel::running()?;
     let mut plan = Plan::new(&kernel, &options.wanted());
-    let mut ebpf = attach::load(&kernel, options)?;
-    attach::attach_all(&mut ebpf, &mut plan)?;
+    let btf = attach::kernel_types()?;
+    let mut ebpf = attach::load(&kernel, &btf, options)?;
+    attach::attach_all(&mut ebpf, &btf, &mut plan);
+    detach::in_background(ebpf);
     Ok(plan.status())
 }
 
@@ -114,16 +119,29 @@ struct Live {
     order: Reorder,
     losses: Losses,
     stacks: Arc<LiveStacks>,
+    /// The BPF side's own diagnostics.
+    diagnostics: Option<Diagnostics>,
     /// The programs; `None` once they are detached.
     ebpf: Option<Ebpf>,
     costs: Cost,
     /// Everything older than this was given out.
     released: u64,
+    /// When it was asked to stop.
+    stopped: u64,
     ended: bool,
 }
 
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Some(ebpf) = self.ebpf.take() {
+            detach::in_background(ebpf);
+        }
+    }
+}
+
 impl Live {
-    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf) -> anyhow::Result<Live> {
+    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf, verbose: bool) -> anyhow::Result<Live> {
+        let diagnostics = if verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
         let ring = ebpf.take_map("RING").context("the BPF object has no map RING")?;
         let ring = RingBuf::try_from(ring).context("the map RING is no ring buffer")?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
@@ -144,9 +162,11 @@ impl Live {
             order: Reorder::default(),
             losses,
             stacks: Arc::new(stacks),
+            diagnostics,
             ebpf: Some(ebpf),
             costs: Cost::default(),
             released: now,
+            stopped: 0,
             ended: false,
         })
     }
@@ -176,6 +196,9 @@ impl Live {
 
     /// Takes what is in the ring, up to a bound. Tells whether it was emptied.
     fn drain(&mut self) -> bool {
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
+        }
         for _ in 0..MAX_BATCH {
             let Some(record) = self.ring.next() else { return true };
             match decode(&record) {
@@ -223,10 +246,10 @@ impl Source for Live {
             return Ok(Progress::End);
         }
         if self.ebpf.is_none() {
-            // Detached: nothing comes any more, so nothing has to be held back.
-            while !self.drain() {}
-            let now = monotonic_ns();
-            self.release(now, batch);
+            // The end of the trace is the moment it was stopped at; what came after it is nobody's.
+            let enough = self.stopped.saturating_add(HOLD_BACK.as_nanos() as u64);
+            while !self.drain() && self.order.newest() < enough {}
+            self.release(self.stopped, batch);
             self.ended = true;
             return Ok(Progress::End);
         }
@@ -235,7 +258,7 @@ impl Source for Live {
         let before = monotonic_ns();
         let emptied = self.drain();
         self.losses.update()?;
-        let newest = if emptied { before } else { self.order.newest().unwrap_or(before).min(before) };
+        let newest = if emptied { before } else { self.order.newest().min(before) };
         self.release(newest.saturating_sub(HOLD_BACK.as_nanos() as u64), batch);
         Ok(Progress::More)
     }
@@ -244,11 +267,14 @@ impl Source for Live {
         if let Some(ebpf) = self.ebpf.take() {
             self.costs = costs(&ebpf);
             let misses = loss::recursion_misses(&ebpf);
-            let started = Instant::now();
-            drop(ebpf);
-            tracing::debug!(took = ?started.elapsed(), "probes detached");
+            self.stopped = monotonic_ns();
+            // A record that was begun before now is in the ring after this.
+            std::thread::sleep(HOLD_BACK);
             self.losses.update()?;
             self.losses.add(misses);
+            let started = Instant::now();
+            detach::in_background(ebpf);
+            tracing::debug!(took = ?started.elapsed(), "probes handed over to be detached");
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::event::Event;
 pub struct Reorder {
     heap: BinaryHeap<Reverse<Held>>,
     sequence: u64,
+    newest: u64,
 }
 
 #[derive(Debug)]
@@ -38,6 +39,7 @@ impl Ord for Held {
 impl Reorder {
     /// Takes an event in.
     pub fn push(&mut self, event: Event) {
+        self.newest = self.newest.max(event.ts);
         self.heap.push(Reverse(Held { ts: event.ts, sequence: self.sequence, event }));
         self.sequence += 1;
     }
@@ -47,9 +49,9 @@ impl Reorder {
         self.heap.is_empty()
     }
 
-    /// A time that no event in the heap is newer than by more than what was pushed since; `None` when empty.
-    pub fn newest(&self) -> Option<u64> {
-        self.heap.iter().map(|Reverse(held)| held.ts).max()
+    /// The newest time that was ever pushed, 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.newest
     }
 
     /// Gives out everything up to and with `upto`, oldest first.
