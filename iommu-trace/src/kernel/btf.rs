@@ -16,6 +16,26 @@ pub struct Types {
     modules: BTreeMap<String, Btf>,
 }
 
+/// A type of vmlinux that a program attaches by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachTarget {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: TargetKind,
+}
+
+/// What a program attaches to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetKind {
+    /// A function: `BTF_KIND_FUNC`.
+    Function,
+    /// A tracepoint: the `BTF_KIND_TYPEDEF` of its probe functions.
+    Tracepoint,
+}
+
 /// A function's type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prototype {
@@ -63,6 +83,26 @@ impl Types {
         self.vmlinux
             .resolve_types_by_name(&format!("btf_trace_{name}"))
             .is_ok_and(|types| types.iter().any(|ty| matches!(ty, Type::Typedef(_))))
+    }
+
+    /// vmlinux's type ids of these functions, and of the probe functions of these tracepoints: the few that the BPF loader
+    /// asks for by name. What vmlinux lacks is left out.
+    #[must_use]
+    pub fn attach_targets(&self, functions: &[&str], tracepoints: &[&str]) -> Vec<AttachTarget> {
+        let find = |name: String, wanted: fn(&Type) -> bool| {
+            let ids = self.vmlinux.resolve_ids_by_name(&name).ok()?;
+            let id = ids.into_iter().find(|&id| self.vmlinux.resolve_type_by_id(id).is_ok_and(|ty| wanted(&ty)))?;
+            Some((id, name))
+        };
+        let functions = functions.iter().filter_map(|name| {
+            let (id, name) = find((*name).to_owned(), |ty| matches!(ty, Type::Func(_)))?;
+            Some(AttachTarget { id, name, kind: TargetKind::Function })
+        });
+        let tracepoints = tracepoints.iter().filter_map(|name| {
+            let (id, name) = find(format!("btf_trace_{name}"), |ty| matches!(ty, Type::Typedef(_)))?;
+            Some(AttachTarget { id, name, kind: TargetKind::Tracepoint })
+        });
+        functions.chain(tracepoints).collect()
     }
 
     /// Which loaded module has this function.

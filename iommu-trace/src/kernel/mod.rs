@@ -14,7 +14,7 @@ use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
 
 use crate::model::Features;
 
-pub use btf::{Prototype, Types};
+pub use btf::{AttachTarget, Prototype, TargetKind, Types};
 pub use offsets::Offsets;
 pub use symbols::Symbols;
 

@@ -148,15 +148,15 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
             not(Verdict::Missing, format!("this kernel has no tracepoint {function}"))
         };
     }
+    if !probe.driver.is_empty() && !machine.has_driver(probe.driver) {
+        return not(Verdict::NotApplicable, format!("no {}* unit is in /sys/class/iommu", probe.driver));
+    }
     match machine.home(function) {
         None => not(Verdict::Missing, format!("this kernel has no function {function} (it is in: {})", probe.kernels)),
-        Some(_) if !probe.driver.is_empty() && !machine.has_driver(probe.driver) => {
-            not(Verdict::NotApplicable, format!("no {}* unit is in /sys/class/iommu", probe.driver))
-        }
         Some(Home::Vmlinux) => well(programs(probe, Way::FEntry, Way::FExit)),
         Some(Home::Module(_)) if probe.reach == Reach::Either => well(programs(probe, Way::KProbe, Way::KRetProbe)),
         Some(Home::Module(module)) => {
-            not(Verdict::Missing, format!("{function} is in module {module}, where this probe does not reach"))
+            not(Verdict::Broken, format!("{function} is in module {module}, where this probe does not reach"))
         }
     }
 }

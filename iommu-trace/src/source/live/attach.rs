@@ -12,7 +12,7 @@ use aya::{
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, targets};
 use crate::{
     kernel::Kernel,
     probes::{Plan, Program, Verdict, Way},
@@ -24,20 +24,32 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/io
 /// Threads that load programs at the most: beyond them the kernel's own locks are what is waited for.
 const MAX_LOADERS: usize = 8;
 
-/// The kernel's types, in the form that the loader wants them in.
-pub fn kernel_types() -> anyhow::Result<Btf> {
-    Btf::from_sys_fs().context("cannot read the kernel's types for the BPF loader")
+/// The types of what the plan attaches to, in the form that the loader wants them in.
+pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
+    let (mut functions, mut tracepoints) = (Vec::new(), Vec::new());
+    for planned in &plan.0 {
+        for program in &planned.programs {
+            match program.way {
+                Way::FEntry | Way::FExit => functions.push(planned.probe.id.function()),
+                Way::TpBtf => tracepoints.push(planned.probe.id.function()),
+                Way::KProbe | Way::KRetProbe => {}
+            }
+        }
+    }
+    functions.dedup();
+    targets::as_btf(&kernel.types.attach_targets(&functions, &tracepoints))
 }
 
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
-pub fn load(kernel: &Kernel, btf: &Btf, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
     let settings = kernel.settings(options.stacks, options.track_frees);
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
+    // The object has no relocations that would need the kernel's types.
     loader
-        .btf(Some(btf))
+        .btf(None)
         .override_global(LEVEL, &log_level, true)
         .override_global("OFFSETS", kernel.offsets.as_slice(), true)
         .override_global("SETTINGS", as_bytes(&settings), true)

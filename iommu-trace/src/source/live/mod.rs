@@ -6,6 +6,7 @@ mod diagnostics;
 mod loss;
 mod order;
 mod stacks;
+mod targets;
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _},
@@ -80,8 +81,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let kernel = Kernel::running()?;
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
-    let btf = attach::kernel_types()?;
-    let mut ebpf = attach::load(&kernel, &btf, options)?;
+    let btf = attach::kernel_types(&kernel, &plan)?;
+    let mut ebpf = attach::load(&kernel, options)?;
     let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &btf, &mut plan);
     tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
@@ -105,8 +106,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
 pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>> {
     let kernel = Kernel::running()?;
     let mut plan = Plan::new(&kernel, &options.wanted());
-    let btf = attach::kernel_types()?;
-    let mut ebpf = attach::load(&kernel, &btf, options)?;
+    let btf = attach::kernel_types(&kernel, &plan)?;
+    let mut ebpf = attach::load(&kernel, options)?;
     attach::attach_all(&mut ebpf, &btf, &mut plan);
     detach::in_background(ebpf);
     Ok(plan.status())
