@@ -83,6 +83,17 @@ pub fn emit<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, fi
 /// Sends a record of something that happened at `ts`.
 #[inline(always)]
 pub fn emit_at<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, fill: impl FnOnce(*mut T)) {
+    send(probe, phase, ts, || stack(ctx), fill);
+}
+
+/// Sends a record with the present time and without a stack.
+#[inline(always)]
+pub fn emit_plain<T: 'static>(probe: ProbeId, phase: Phase, fill: impl FnOnce(*mut T)) {
+    send(probe, phase, now(), || -1, fill);
+}
+
+#[inline(always)]
+fn send<T: 'static>(probe: ProbeId, phase: Phase, ts: u64, stack: impl FnOnce() -> i32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry) = RING.reserve::<Framed<T>>(0) else {
         lost(probe, phase);
         return;
@@ -98,7 +109,7 @@ pub fn emit_at<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase,
         cpu: bpf_get_smp_processor_id(),
         pid: (thread >> 32) as u32,
         tid: thread as u32,
-        stack: stack(ctx),
+        stack: stack(),
         len: size_of::<T>() as u32,
     });
     // SAFETY: as above; the helper writes the whole array.

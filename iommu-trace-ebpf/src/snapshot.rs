@@ -3,12 +3,19 @@
 //! Reading `/sys/kernel/iommu_groups/N/type` runs `iommu_group_show_type()` with the group's address, and from there
 //! everything hangs: the group's devices, its domains and its `pasid_array`. User space reads each group's file once,
 //! after every probe is attached, with [`SNAPSHOT`] set meanwhile.
+//!
+//! The functions here take numbers, not pointers to the stack: since 7.x the verifier follows such pointers through every
+//! call, and that was half the time of loading all programs together.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_loop, macros::map, maps::Array};
+use aya_ebpf::{
+    helpers::generated::bpf_loop,
+    macros::map,
+    maps::{Array, LruHashMap},
+};
 use iommu_trace_common::{Field, MAX_MEMBERS, Phase, ProbeId, owner, record::Slot, slot};
 
 use crate::{
-    out::{diagnose, emit, set},
+    out::{diagnose, emit_plain, lost, set, thread},
     probe::{Args, on_enter},
     read::{self, offset, ptr, setting},
 };
@@ -28,10 +35,10 @@ const MAX_LEVELS: u32 = 5;
 /// Steps of a walk through a whole `pasid_array`: every PASID, and the inner nodes' empty slots.
 const MAX_STEPS: u32 = 1 << 21;
 
-/// Where the walk through a group is.
+/// Where a walk through a group is.
 #[repr(C)]
-struct Walk<C> {
-    ctx: *const C,
+#[derive(Clone, Copy)]
+struct Walk {
     group: u64,
     /// A member of the group, for its name.
     dev: u64,
@@ -40,13 +47,23 @@ struct Walk<C> {
     /// The list's head (members) or the next PASID (slots).
     next: u64,
     /// Not 0 when something could not be followed.
-    truncated: u32,
-    pad: u32,
+    truncated: u64,
 }
 
+/// The walks that run, by thread.
+#[map]
+static WALKS: LruHashMap<u64, Walk> = LruHashMap::with_max_entries(64, 0);
+
 #[inline(always)]
-fn piece(ctx: &impl EbpfContext, what: u32, group: u64, dev: u64, pasid: u32, domain: u64, handle: u64) {
-    emit(ctx, ProbeId::GroupShowType, Phase::Enter, |record: *mut Slot| {
+fn current() -> Option<&'static mut Walk> {
+    // SAFETY: a thread's walk is touched by that thread alone.
+    WALKS.get_ptr_mut(&thread()).map(|walk| unsafe { &mut *walk })
+}
+
+/// Tells one piece. `pasid_what` has the PASID in its upper half.
+#[inline(never)]
+fn piece(pasid_what: u64, group: u64, dev: u64, domain: u64, handle: u64) -> u64 {
+    emit_plain(ProbeId::GroupShowType, Phase::Enter, |record: *mut Slot| {
         // SAFETY: the places are this record's.
         unsafe {
             let behind = read::handle_into(&raw mut (*record).handle, handle, 0);
@@ -55,58 +72,66 @@ fn piece(ctx: &impl EbpfContext, what: u32, group: u64, dev: u64, pasid: u32, do
         let domain = if domain != 0 { domain } else { ptr(handle, Field::HandleDomain) };
         let domain_owner = read::domain_owner(domain);
         let bond = if domain_owner == owner::SVA { handle } else { 0 };
-        set!(record, { domain: domain, pasid: pasid, what: what, domain_owner: domain_owner, pad: 0 });
+        set!(record, {
+            domain: domain,
+            pasid: (pasid_what >> 32) as u32,
+            what: pasid_what as u32,
+            domain_owner: domain_owner,
+            pad: 0,
+        });
         // SAFETY: the places are this record's.
         unsafe {
             read::copy(&raw mut (*record).domain_type, domain, Field::DomainType);
             read::copy(&raw mut (*record).users, bond, Field::SvaUsers);
         }
     });
+    0
 }
 
 // static ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)
 #[inline(always)]
-fn show_type<C: Args>(ctx: &C) {
+fn show_type(ctx: &impl Args) {
     if SNAPSHOT.get(0).is_none_or(|&on| on == 0) {
         return;
     }
     let group = ctx.arg(0);
-    piece(ctx, slot::GROUP, group, 0, 0, ptr(group, Field::GroupDomain), 0);
-    piece(ctx, slot::DEFAULT_DOMAIN, group, 0, 0, ptr(group, Field::GroupDefaultDomain), 0);
-    let mut walk = Walk { ctx: core::ptr::from_ref(ctx), group, dev: 0, at: 0, next: 0, truncated: 0, pad: 0 };
-    if let Some(offset) = offset(Field::GroupDevices) {
-        walk.next = group + offset;
-        walk.at = read::at(walk.next).unwrap_or(walk.next);
-        // SAFETY: the callback has the form that the helper calls, and `walk` outlives the call.
-        let turns = unsafe { bpf_loop(MAX_MEMBERS, member::<C> as *mut _, (&raw mut walk).cast(), 0) };
-        walk.truncated |= (turns < 0 || turns >= i64::from(MAX_MEMBERS)) as u32;
+    let Some(list) = offset(Field::GroupDevices) else { return };
+    let empty = Walk { group, dev: 0, at: 0, next: group + list, truncated: 0 };
+    if WALKS.insert(&thread(), &empty, 0).is_err() {
+        lost(ProbeId::GroupShowType, Phase::Enter);
+        return;
     }
+    piece(u64::from(slot::GROUP), group, 0, ptr(group, Field::GroupDomain), 0);
+    piece(u64::from(slot::DEFAULT_DOMAIN), group, 0, ptr(group, Field::GroupDefaultDomain), 0);
+    let Some(walk) = current() else { return };
+    walk.at = read::at(walk.next).unwrap_or(0);
+    // SAFETY: the callback has the form that the helper calls.
+    let turns = unsafe { bpf_loop(MAX_MEMBERS, member as *mut _, core::ptr::null_mut(), 0) };
+    walk.truncated |= (turns < 0 || turns >= i64::from(MAX_MEMBERS)) as u64;
     if let (Some(array), Some(head)) = (offset(Field::GroupPasidArray), offset(Field::XarrayHead)) {
         walk.at = read::at(group + array + head).unwrap_or(0);
         walk.next = 0;
         // SAFETY: as above.
-        let turns = unsafe { bpf_loop(MAX_STEPS, step::<C> as *mut _, (&raw mut walk).cast(), 0) };
-        walk.truncated |= (turns < 0 || turns >= i64::from(MAX_STEPS)) as u32;
+        let turns = unsafe { bpf_loop(MAX_STEPS, step as *mut _, core::ptr::null_mut(), 0) };
+        walk.truncated |= (turns < 0 || turns >= i64::from(MAX_STEPS)) as u64;
     }
     if walk.truncated != 0 {
         diagnose!(ctx, "a group could not be followed to its end");
     }
-    piece(ctx, slot::END, group, 0, walk.truncated, 0, 0);
+    piece(walk.truncated << 32 | u64::from(slot::END), group, 0, 0, 0);
+    let _ = WALKS.remove(&thread());
 }
 on_enter!(group_show_type_enter, show_type);
 
 /// Tells one member of the group's list.
-unsafe extern "C" fn member<C: EbpfContext>(_index: u32, walk: *mut Walk<C>) -> i64 {
-    // SAFETY: the helper hands on what it was given, a `Walk` that lives in the caller.
-    let walk = unsafe { &mut *walk };
+unsafe extern "C" fn member(_index: u32, _ctx: *mut core::ffi::c_void) -> i64 {
+    let Some(walk) = current() else { return 1 };
     if walk.at == walk.next || walk.at == 0 {
         return 1;
     }
     let node = walk.at - offset(Field::GroupDeviceList).unwrap_or(0);
-    let dev = ptr(node, Field::GroupDeviceDev);
-    walk.dev = dev;
-    // SAFETY: the context outlives the loop.
-    piece(unsafe { &*walk.ctx }, slot::MEMBER, walk.group, dev, 0, 0, 0);
+    walk.dev = ptr(node, Field::GroupDeviceDev);
+    piece(u64::from(slot::MEMBER), walk.group, walk.dev, 0, 0);
     // `struct list_head` begins with `next`.
     walk.at = read::at(walk.at).unwrap_or(0);
     0
@@ -118,9 +143,8 @@ fn is_node(entry: u64) -> bool {
 }
 
 /// Looks at the slot for one PASID, and goes on to the next that may be occupied.
-unsafe extern "C" fn step<C: EbpfContext>(_index: u32, walk: *mut Walk<C>) -> i64 {
-    // SAFETY: as in `member`.
-    let walk = unsafe { &mut *walk };
+unsafe extern "C" fn step(_index: u32, _ctx: *mut core::ffi::c_void) -> i64 {
+    let Some(walk) = current() else { return 1 };
     let pasid = walk.next;
     if pasid >= PASID_LIMIT {
         return 1;
@@ -165,7 +189,6 @@ unsafe extern "C" fn step<C: EbpfContext>(_index: u32, walk: *mut Walk<C>) -> i6
     } else {
         (entry & !3, 0)
     };
-    // SAFETY: the context outlives the loop.
-    piece(unsafe { &*walk.ctx }, slot::ENTRY, walk.group, walk.dev, pasid as u32, domain, handle);
+    piece(pasid << 32 | u64::from(slot::ENTRY), walk.group, walk.dev, domain, handle);
     0
 }

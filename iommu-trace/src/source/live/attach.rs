@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -98,10 +99,13 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(job) = next(&queue) {
+                    let started = Instant::now();
+                    let name = &job.program.name;
                     if let Err(error) = attach(job.loaded, job.id.function(), &job.program, btf) {
                         let reason = format!("{} {}: {}", job.program.way, job.program.name, reason(&error));
                         broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.id, reason));
                     }
+                    tracing::trace!(program = name.as_str(), took = ?started.elapsed(), "loaded and attached");
                 }
             });
         }
