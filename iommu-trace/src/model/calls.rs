@@ -4,10 +4,11 @@
 //! that is open already means that its return was lost: what is above it is dropped.
 
 use super::{
+    Evidence,
     faults::FaultId,
     table::{Id, Map},
 };
-use crate::event::{Change, DeviceRef, Event, IommufdOp, ObjectOp, ProbeId, Ptr, SvaOp, Task};
+use crate::event::{Change, DeviceRef, Event, IommufdOp, ObjectOp, Phase, ProbeId, Ptr, SvaOp, Task};
 
 /// Threads with calls; past it the idle ones are forgotten.
 const MAX_THREADS: usize = 1 << 14;
@@ -34,6 +35,18 @@ impl Call {
     pub fn new(event: &Event, about: About) -> Self {
         Call { probe: event.probe, ts: event.ts, task: event.task, stack: event.stack, about }
     }
+
+    /// Its entry, as a piece of evidence.
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            ts: self.ts,
+            what: "entry",
+            probe: self.probe,
+            phase: Phase::Enter,
+            task: self.task,
+            stack: self.stack,
+        }
+    }
 }
 
 /// What an open call is about.
@@ -46,11 +59,11 @@ pub enum About {
     /// A read or write of a fault file.
     File,
     /// A device leaves its fault queue.
-    Queue,
+    Queue(Ptr),
     /// iommufd cleans up.
     Object(ObjectOp),
-    /// iommufd and a device.
-    Iommufd(IommufdOp),
+    /// iommufd and a device, and the handle that was taken out of its slot inside.
+    Iommufd(IommufdOp, Option<Ptr>),
     /// A bond.
     Sva(SvaOp),
     /// A reset.
@@ -66,6 +79,8 @@ pub struct OpenChange {
     pub nested: bool,
     /// The domain that the group was given inside it, once that returned, with its result.
     pub inner: Option<(Ptr, i64)>,
+    /// The number of the life that its handle begins.
+    pub number: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -152,8 +167,20 @@ impl Calls {
     /// iommufd's call on one of its devices that a thread is in.
     pub fn iommufd(&self, tid: u32) -> Option<&IommufdOp> {
         self.of(tid).iter().rev().find_map(|call| match &call.about {
-            About::Iommufd(op) => Some(op),
+            About::Iommufd(op, _) => Some(op),
             _ => None,
+        })
+    }
+
+    /// iommufd's call that a thread is in takes a handle out of its slot. False when it is in none.
+    pub fn iommufd_takes(&mut self, tid: u32, handle: Ptr) -> bool {
+        let Some(thread) = self.threads.get_mut(&tid) else { return false };
+        thread.calls.iter_mut().rev().any(|call| match &mut call.about {
+            About::Iommufd(_, taken) => {
+                *taken = Some(handle);
+                true
+            }
+            _ => false,
         })
     }
 

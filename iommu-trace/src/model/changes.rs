@@ -1,10 +1,11 @@
-//! Attach, replace and detach: the outermost function of the core's API makes the span.
+//! Attach, replace and detach: the outermost function of the core's API makes the span, and what it does to its slot.
 
 use super::{
-    Model,
+    Evidence, Model, Subject,
     calls::{About, Call, OpenChange},
     effects::Effects,
-    mirror::{Attachment, SlotKey},
+    mirror::{Attachment, Content, Handle, Life, SlotKey},
+    rules::{self, Changed},
     since,
     span::{ChangeSpan, Owner, SpanKind},
 };
@@ -31,6 +32,14 @@ impl Deed {
             _ => return None,
         })
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Deed::Attach => "attach",
+            Deed::Replace => "replace",
+            Deed::Detach => "detach",
+        }
+    }
 }
 
 /// Whether a function is about a PASID; the others are about the RID.
@@ -38,44 +47,99 @@ pub(super) fn is_pasid(probe: ProbeId) -> bool {
     matches!(probe, ProbeId::AttachDevicePasid | ProbeId::ReplaceDevicePasid | ProbeId::DetachDevicePasid)
 }
 
+/// The slot that a change is about.
+fn key_of(probe: ProbeId, change: &Change) -> SlotKey {
+    SlotKey { group: change.device.group, pasid: if is_pasid(probe) { change.pasid } else { 0 } }
+}
+
 impl Model {
     pub(super) fn change_entered(&mut self, event: &Event, change: &Change, effects: &mut Effects) {
-        if Deed::of(event.probe).is_none() {
+        let Some(deed) = Deed::of(event.probe) else { return };
+        self.mirror.learn(&change.device);
+        let tid = event.task.tid;
+        let nested = self.calls.of(tid).iter().any(|call| matches!(call.about, About::Change(_)));
+        let open = OpenChange { change: *change, nested, inner: None, number: None };
+        let mut call = Call::new(event, About::Change(open));
+        if !nested {
+            let key = key_of(event.probe, change);
+            self.mirror.open(key);
+            if deed != Deed::Detach
+                && let Some(handle) = change.handle.ptr.some()
+            {
+                let made = self.attachment(tid, &call, change);
+                let attach = Evidence { what: deed.name(), ..call.evidence() };
+                let mut life = Handle::new(Life::Attaching, key, &made, Some(attach), event.ts);
+                life.by_replace = deed == Deed::Replace;
+                let number = self.mirror.begin_life(handle, life);
+                if let About::Change(open) = &mut call.about {
+                    open.number = number;
+                }
+            }
+        }
+        self.enter(call, effects);
+    }
+
+    /// A change's return was lost: its slot may hold anything.
+    pub(super) fn change_lost(&mut self, call: &Call, open: &OpenChange) {
+        if open.nested {
             return;
         }
-        self.mirror.learn(&change.device);
-        let nested = self.calls.of(event.task.tid).iter().any(|call| matches!(call.about, About::Change(_)));
-        let open = OpenChange { change: *change, nested, inner: None };
-        self.enter(Call::new(event, About::Change(open)), effects);
+        let key = key_of(call.probe, &open.change);
+        self.mirror.close(key, self.now, Some((self.now, Content::Unknown)));
+        if let Some(handle) = open.change.handle.ptr.some()
+            && self
+                .mirror
+                .handles
+                .get(&handle)
+                .is_some_and(|known| Some(known.number) == open.number && known.life == Life::Attaching)
+        {
+            self.mirror.handles.remove(&handle);
+        }
     }
 
     pub(super) fn change_returned(&mut self, event: &Event, call: &Call, ret: i64, effects: &mut Effects) {
         let About::Change(open) = &call.about else { return };
+        let tid = event.task.tid;
         if open.nested {
-            if let Some(Call { about: About::Change(outer), .. }) = self.calls.top_mut(event.task.tid) {
-                outer.inner = Some((open.change.domain, ret));
+            let Some(Call { about: About::Change(outer), .. }) = self.calls.top_mut(tid) else { return };
+            outer.inner = Some((open.change.domain, ret));
+            let (handle, number) = (outer.change.handle.ptr, outer.number);
+            if ret == 0
+                && let Some(handle) = self.mirror.handles.get_mut(&handle).filter(|h| Some(h.number) == number)
+            {
+                handle.op_done = true;
             }
             return;
         }
         let Some(deed) = Deed::of(call.probe) else { return };
         let change = &open.change;
-        let key = SlotKey { group: change.device.group, pasid: if is_pasid(call.probe) { change.pasid } else { 0 } };
-        let before = self.mirror.slot(key.group, key.pasid).and_then(|slot| slot.attachment);
-        let mut made = self.attachment(event.task.tid, call, change);
-        if deed == Deed::Detach {
+        let key = key_of(call.probe, change);
+        let slot = self.mirror.view(key);
+        let before = slot.attachment().copied();
+        let mut made = self.attachment(tid, call, change);
+        if deed == Deed::Detach
+            && let Some(before) = before
+        {
             // A detach is given neither handle nor owner: what was in the slot tells.
-            if let Some(before) = before {
-                made.owner = before.owner;
-                made.device_id = before.device_id.or(made.device_id);
-                made.handle = before.handle;
-                if made.device.is_null() {
-                    made.device = before.device;
-                }
+            made.owner = before.owner;
+            made.device_id = before.device_id.or(made.device_id);
+            made.handle = before.handle;
+            if made.device.is_null() {
+                made.device = before.device;
             }
         }
-        if ret == 0 {
-            self.apply_change(call, open, deed, key, made);
+        let done = Changed { event, call, open, deed, key, slot, made, ret };
+        // The core moves a group between its own domains as it likes: `pasid_array` does not change.
+        if call.probe != ProbeId::SetDomain {
+            for check in rules::ON_CHANGED {
+                let breach = check(self, &done);
+                self.judge(breach, event, effects);
+            }
+            if deed == Deed::Detach && made.owner == Owner::Sva {
+                self.bond_detached(event, &done, effects);
+            }
         }
+        self.apply_change(&done, effects);
         let rid_before = (!is_pasid(call.probe)).then_some(change.old_domain).and_then(Ptr::some);
         let old_domain = match deed {
             Deed::Detach => open.inner.map(|(domain, _)| domain),
@@ -142,23 +206,120 @@ impl Model {
         }
     }
 
-    fn apply_change(&mut self, call: &Call, open: &OpenChange, deed: Deed, key: SlotKey, made: Attachment) {
-        if key.group.is_null() {
-            return;
-        }
-        if !is_pasid(call.probe)
+    fn apply_change(&mut self, done: &Changed<'_>, effects: &mut Effects) {
+        let (call, key, change) = (done.call, done.key, done.change());
+        if done.ret == 0
+            && !is_pasid(call.probe)
             && let Some(group) = self.mirror.group_mut(key.group)
         {
-            group.default_domain = open.change.default_domain.some().unwrap_or(group.default_domain);
-            group.domain = match deed {
-                Deed::Attach | Deed::Replace => open.change.domain,
-                Deed::Detach => open.inner.map(|(domain, _)| domain).unwrap_or_default(),
+            group.default_domain = change.default_domain.some().unwrap_or(group.default_domain);
+            group.domain = match done.deed {
+                Deed::Attach | Deed::Replace => change.domain,
+                Deed::Detach => done.open.inner.map(|(domain, _)| domain).unwrap_or_default(),
             };
         }
         if call.probe == ProbeId::SetDomain {
-            // The core moves the group between domains of its own; `pasid_array` does not change.
+            self.core_domain_set(done);
             return;
         }
-        self.mirror.set(key, (deed != Deed::Detach).then_some(made));
+        let before = done.slot.attachment().and_then(|before| before.handle);
+        let after = match done.deed {
+            _ if done.ret != 0 => None,
+            Deed::Detach => Some(Content::Empty),
+            Deed::Attach | Deed::Replace => Some(Content::Held(done.made)),
+        };
+        // Opened when its entry was seen; the knowledge of the slot begins there.
+        self.mirror.close(key, done.event.ts, after.map(|content| (call.ts, content)));
+        if done.ret == 0 {
+            if let Some(before) = before.filter(|&before| done.deed == Deed::Detach || Some(before) != done.made.handle)
+            {
+                self.handle_taken(done, before, effects);
+            }
+            if done.deed != Deed::Detach {
+                self.handle_placed(done);
+                if let Some(group) = self.mirror.group_mut(key.group) {
+                    group.unblocked = Some(call.ts);
+                }
+            }
+        } else {
+            self.handle_refused(done);
+        }
+    }
+
+    /// The core moved a group between its own domains.
+    fn core_domain_set(&mut self, done: &Changed<'_>) {
+        let (call, key, change) = (done.call, done.key, done.change());
+        let held = done.slot.attachment().copied();
+        // A domain attached without a handle is in no array; it is left when the group gets another.
+        let left = held.is_some_and(|held| held.handle.is_none() && held.domain != change.domain);
+        let after = (done.ret == 0 && left).then_some((call.ts, Content::Empty));
+        self.mirror.close(key, done.event.ts, after);
+        // Who takes DMA ownership finds `pasid_array` empty, and so does who makes the group.
+        let in_bind = self.calls.of(done.event.task.tid).iter().any(|call| call.probe == ProbeId::IommufdBind);
+        let taken = change.dma_owner.is_null() && (in_bind || change.domain_type == DomainType::BLOCKED);
+        if done.ret == 0 && (taken || change.old_domain.is_null()) {
+            self.mirror.group_is_empty(key.group, call.ts);
+        }
+    }
+
+    /// A handle was taken out of its slot.
+    fn handle_taken(&mut self, done: &Changed<'_>, handle: Ptr, effects: &mut Effects) {
+        let left = Evidence { what: done.deed.name(), ..Evidence::of(done.event, "") };
+        let Some(known) = self.mirror.handles.get(&handle) else { return };
+        let (number, owner) = (known.number, known.owner);
+        // iommufd goes on to answer the handle's faults, and frees it then.
+        let cleans = owner == Owner::Iommufd;
+        let inside = self.calls.iommufd_takes(done.event.task.tid, handle);
+        let life = if cleans || inside { Life::Draining } else { Life::Gone };
+        self.reference_detached(handle, number, left);
+        self.mirror.handle_left(handle, life, left);
+        if life == Life::Gone {
+            self.reference_freed(handle, number, left, effects);
+        }
+    }
+
+    /// A handle is in its slot now.
+    fn handle_placed(&mut self, done: &Changed<'_>) {
+        let Some(ptr) = done.made.handle else { return };
+        let known = self.mirror.handles.get(&ptr).is_some_and(|known| {
+            Some(known.number) == done.open.number && !matches!(known.life, Life::Draining | Life::Gone)
+        });
+        if !known {
+            let attach = Evidence { what: done.deed.name(), ..done.call.evidence() };
+            let life = Handle::new(Life::Live, done.key, &done.made, Some(attach), done.call.ts);
+            self.mirror.begin_life(ptr, life);
+        }
+        if let Some(handle) = self.mirror.handles.get_mut(&ptr) {
+            handle.life = Life::Live;
+            handle.key = done.key;
+            handle.domain = done.made.domain;
+            handle.device_id = done.made.device_id;
+            handle.device = done.made.device;
+        }
+    }
+
+    /// An attach failed. Where the handle is stored before the op, look-ups may have found it until now.
+    fn handle_refused(&mut self, done: &Changed<'_>) {
+        let Some(ptr) = done.made.handle else { return };
+        let Some(handle) = self.mirror.handles.get_mut(&ptr) else { return };
+        if Some(handle.number) != done.open.number || handle.life != Life::Attaching || handle.key != done.key {
+            return;
+        }
+        handle.failed = true;
+        let left = Evidence::of(done.event, "failure");
+        self.mirror.handle_left(ptr, Life::Gone, left);
+    }
+
+    /// A bond was detached, in its unbind or out of turn.
+    fn bond_detached(&mut self, event: &Event, done: &Changed<'_>, effects: &mut Effects) {
+        let Some(bond) = done.made.handle.and_then(|handle| self.mirror.bonds.get(&handle)).copied() else { return };
+        let subject: Subject = done.subject(self);
+        let breach = rules::detached_with_users(event, subject, &bond);
+        if breach.is_some()
+            && let Some(bond) = done.made.handle.and_then(|handle| self.mirror.bonds.get_mut(&handle))
+        {
+            bond.told = true;
+        }
+        self.judge(breach, event, effects);
     }
 }

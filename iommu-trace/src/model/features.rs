@@ -20,6 +20,10 @@ pub struct Features {
     pub group_dequeue: bool,
     /// The driver's responses are probed, so that "no response" can be judged.
     pub sees_responses: bool,
+    /// The drivers' own responses are probed: those of a report that finds no handler pass the core unseen.
+    pub sees_driver_responses: bool,
+    /// The same for iommufd's test devices, whose driver may be a module.
+    pub sees_mock_responses: bool,
     /// The frees of fault groups are probed.
     pub sees_group_frees: bool,
     /// Reports and their returns are probed.

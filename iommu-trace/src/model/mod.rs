@@ -40,6 +40,7 @@ mod effects;
 mod faults;
 mod features;
 mod hardware;
+mod judge;
 mod latency;
 mod mirror;
 mod objects;
@@ -56,18 +57,21 @@ mod tests;
 pub use counts::{Counts, ResponseCounts, SpanCounts};
 pub use effects::Effects;
 pub use features::Features;
+pub use judge::{Doubt, Judgements};
 pub use latency::{Latencies, LatencyKey, LatencySet, Measure};
-pub use mirror::{Attachment, Device, Group, Mirror, Slot, SlotKey};
+pub use mirror::{Attachment, Content, Device, Group, Mirror, Slot, SlotKey};
 pub use options::{Clock, ModelOptions, ProbeSet};
-pub use rules::RuleId;
+pub use rules::{RULES, Rule, RuleId, RuleSet, UnknownRule};
 pub use violation::{Evidence, Severity, Subject, Violation};
 
 use self::{
     calls::{About, Call, Calls},
     faults::Faults,
+    judge::Judge,
+    rules::References,
     span::{LostSpan, Span, SpanKind},
 };
-use crate::event::{Body, Event, IommufdOp, Phase, ProbeId, Ptr, QueueOp, SvaOp};
+use crate::event::{Body, Event, IommufdOp, Phase, Ptr, SvaOp};
 
 /// From `begin` to `now`; an untrusted recording may run backwards.
 fn since(now: u64, begin: u64) -> u64 {
@@ -84,6 +88,14 @@ pub struct Model {
     faults: Faults,
     latencies: Latencies,
     counts: Counts,
+    judge: Judge,
+    references: References,
+    /// Binds and unbinds that have not returned.
+    open_sva: u32,
+    /// The newest time seen.
+    now: u64,
+    /// When to look again for what takes too long.
+    next_check: u64,
 }
 
 impl Model {
@@ -91,6 +103,7 @@ impl Model {
     #[must_use]
     pub fn new(features: Features, options: ModelOptions) -> Self {
         Model {
+            judge: Judge::new(options.rules, options.unseen),
             features,
             options,
             calls: Calls::default(),
@@ -98,12 +111,20 @@ impl Model {
             faults: Faults::default(),
             latencies: Latencies::default(),
             counts: Counts::default(),
+            references: References::default(),
+            open_sva: 0,
+            now: 0,
+            next_check: 0,
         }
     }
 
     /// Takes note of an event and appends what it brings about.
     pub fn apply(&mut self, event: &Event, effects: &mut Effects) {
         self.counts.events += 1;
+        if event.ts >= self.next_check {
+            self.advance(event.ts, effects);
+        }
+        self.now = self.now.max(event.ts);
         match &event.body {
             Body::Change(change) => self.change_entered(event, change, effects),
             Body::Return { ret } => self.returned(event, *ret, effects),
@@ -117,33 +138,53 @@ impl Model {
             },
             Body::Delivered(message) => self.delivered(event, message, effects),
             Body::Queue(op) => self.queue(event, op, effects),
-            Body::Object(op) => self.enter(Call::new(event, About::Object(*op)), effects),
-            Body::Iommufd(op) => self.iommufd(event, op, effects),
-            Body::Sva(op) => self.sva(event, op, effects),
+            Body::Object(op) => self.object_entered(event, op, effects),
+            Body::Iommufd(op) => match event.phase {
+                Phase::Enter => self.iommufd_entered(event, op, effects),
+                Phase::Exit => {
+                    if let Some(call) = self.leave(event, effects) {
+                        self.iommufd_returned(&call, event, op, effects);
+                    }
+                }
+            },
+            Body::Sva(op) => match event.phase {
+                Phase::Enter => self.sva_entered(event, op, effects),
+                Phase::Exit => {
+                    self.mirror.learn(&op.device);
+                    if let Some(call) = self.leave(event, effects) {
+                        self.sva_bound(&call, event, op, effects);
+                    }
+                }
+            },
             Body::Device(device) => self.device_seen(event, device, effects),
             Body::Domain { domain, domain_type, .. } => self.domain_freed(event, *domain, *domain_type, effects),
             Body::DmaFault(fault) => self.dma_fault(event, fault, effects),
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
             Body::Dma(op) => self.dma(event, op, effects),
             Body::Invalidate(op) => self.invalidated(event, op, effects),
-            Body::Slot(state) => self.snapshot(state),
+            Body::Slot(state) => self.snapshot(event, state),
             Body::Lost { count } => self.lost(event, *count, effects),
-            Body::Free { .. } => {}
+            Body::Free { ptr } => self.memory_freed(event, *ptr, effects),
+        }
+        if self.mirror.take_full() {
+            self.forget(self.now);
         }
     }
 
     /// Time has passed: no later event will be older than `now`.
     pub fn advance(&mut self, now: u64, effects: &mut Effects) {
+        self.now = self.now.max(now);
         self.clear_limbo(now, effects);
+        self.clear_overdue(now, effects);
+        let timeout = u64::try_from(self.options.answer_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.next_check = now.saturating_add((timeout / 16).clamp(1, 1_000_000_000));
     }
 
     /// There will be no more events: tells the faults that are outstanding.
     pub fn finish(&mut self, now: u64, effects: &mut Effects) {
         self.clear_limbo(u64::MAX, effects);
         self.advance(now, effects);
-        for fault in self.faults.all() {
-            self.end_fault(fault, false, effects);
-        }
+        self.finish_faults(now, effects);
     }
 
     /// The latencies so far.
@@ -156,6 +197,12 @@ impl Model {
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// What was judged so far, and what could not be.
+    #[must_use]
+    pub fn judgements(&self) -> &Judgements {
+        &self.judge.judgements
     }
 
     /// What the kernel holds now.
@@ -173,12 +220,12 @@ impl Model {
     /// What is attached at a group's PASID (0 is the RID), as the mirror has it.
     #[must_use]
     pub fn lookup(&self, group: Ptr, pasid: u32) -> Option<&Attachment> {
-        self.mirror.slot(group, pasid)?.attachment.as_ref()
+        self.mirror.slot(group, pasid)?.attachment()
     }
 
     fn enter(&mut self, call: Call, effects: &mut Effects) {
         if !self.calls.enter(call) {
-            self.counts.forgotten += 1;
+            self.forget(self.now);
         }
         self.drop_calls(effects);
     }
@@ -187,7 +234,9 @@ impl Model {
         let call = self.calls.leave(event.task.tid, event.probe);
         self.drop_calls(effects);
         if call.is_none() {
+            // It was entered before the trace, or its entry was lost: what it did is not known.
             self.counts.unmatched_returns += 1;
+            self.judge.losses.lost(event.probe, self.now);
         }
         call
     }
@@ -195,8 +244,13 @@ impl Model {
     /// Calls whose returns were lost are over.
     fn drop_calls(&mut self, effects: &mut Effects) {
         while let Some(call) = self.calls.take_dropped() {
-            if let About::Report(fault) = call.about {
-                self.no_longer_reporting(fault, effects);
+            self.judge.losses.lost(call.probe, self.now);
+            match &call.about {
+                About::Report(fault) => self.no_longer_reporting(*fault, effects),
+                About::Change(open) => self.change_lost(&call, open),
+                About::Sva(_) => self.open_sva = self.open_sva.saturating_sub(1),
+                About::Queue(device) => self.mirror.queue_unknown(*device),
+                About::File | About::Object(_) | About::Iommufd(..) | About::Device(_) => {}
             }
         }
     }
@@ -206,70 +260,27 @@ impl Model {
         let Some(call) = self.leave(event, effects) else { return };
         match &call.about {
             About::Change(_) => self.change_returned(event, &call, ret, effects),
-            About::Report(fault) => self.report_returned(*fault, ret, effects),
+            About::Report(fault) => self.report_returned(*fault, event, ret, effects),
             About::File => self.clear_limbo(event.ts, effects),
             About::Object(_) => self.object_returned(&call, event, effects),
-            About::Iommufd(entered) => {
+            About::Iommufd(entered, _) => {
                 let op = IommufdOp { ret, ..*entered };
                 self.iommufd_returned(&call, event, &op, effects);
             }
-            About::Sva(entered) if call.probe == ProbeId::SvaBind => {
+            About::Sva(entered) if call.probe == crate::event::ProbeId::SvaBind => {
                 let op = SvaOp { ret, ..*entered };
                 self.sva_bound(&call, event, &op, effects);
             }
             About::Sva(_) => self.sva_unbound(&call, event, effects),
-            About::Device(_) => self.reset_prepared(&call, ret, effects),
-            About::Queue => {}
-        }
-    }
-
-    fn queue(&mut self, event: &Event, op: &QueueOp, effects: &mut Effects) {
-        match event.phase {
-            Phase::Enter if event.probe == ProbeId::QueueRemoveDevice => {
-                self.mirror.learn(&op.device);
-                self.enter(Call::new(event, About::Queue), effects);
-            }
-            Phase::Enter => {}
-            Phase::Exit => {
-                if event.probe == ProbeId::QueueRemoveDevice {
-                    self.leave(event, effects);
-                }
-                self.queue_done(event, op, effects);
-            }
-        }
-    }
-
-    fn iommufd(&mut self, event: &Event, op: &IommufdOp, effects: &mut Effects) {
-        match event.phase {
-            Phase::Enter => {
-                self.mirror.learn(&op.device);
-                self.enter(Call::new(event, About::Iommufd(*op)), effects);
-            }
-            Phase::Exit => {
-                if let Some(call) = self.leave(event, effects) {
-                    self.iommufd_returned(&call, event, op, effects);
-                }
-            }
-        }
-    }
-
-    fn sva(&mut self, event: &Event, op: &SvaOp, effects: &mut Effects) {
-        self.mirror.learn(&op.device);
-        match event.phase {
-            Phase::Enter => self.enter(Call::new(event, About::Sva(*op)), effects),
-            Phase::Exit => {
-                let Some(call) = self.leave(event, effects) else { return };
-                if call.probe == ProbeId::SvaBind {
-                    self.sva_bound(&call, event, op, effects);
-                } else {
-                    self.sva_unbound(&call, event, effects);
-                }
-            }
+            About::Device(_) => self.reset_prepared(&call, event, ret, effects),
+            About::Queue(device) => self.mirror.queue_unknown(*device),
         }
     }
 
     fn lost(&mut self, event: &Event, count: u64, effects: &mut Effects) {
-        *self.counts.lost.entry(event.probe).or_default() += count;
+        let lost = self.counts.lost.entry(event.probe).or_default();
+        *lost = lost.saturating_add(count);
+        self.judge.losses.lost(event.probe, event.ts.max(self.now));
         let span = LostSpan { probe: event.probe.function(), count };
         self.tell_event(event, SpanKind::Lost(span), effects);
     }

@@ -1,16 +1,51 @@
 //! Bonds, iommufd's devices and fault queues, devices in fault queues: calls that are one span each.
 
 use super::{
-    Model,
+    Evidence, Model,
     calls::{About, Call},
     effects::Effects,
+    mirror::{Bond, Life, Membership},
+    rules::{self, Called},
     since,
     span::{IommufdSpan, ObjectSpan, QueueSpan, SpanKind, SvaSpan},
 };
-use crate::event::{Event, IommufdOp, ProbeId, QueueOp, SvaOp};
+use crate::event::{Event, IommufdOp, ObjectOp, ProbeId, Ptr, QueueOp, SvaOp};
 
 impl Model {
+    pub(super) fn sva_entered(&mut self, event: &Event, op: &SvaOp, effects: &mut Effects) {
+        self.mirror.learn(&op.device);
+        let alone = self.open_sva == 0;
+        self.open_sva += 1;
+        if event.probe == ProbeId::SvaUnbind
+            && let Some(bond) = self.mirror.bond_mut(op.handle.ptr)
+        {
+            if bond.known_since == 0 {
+                *bond = Bond { users: op.users, known_since: event.ts, ..Bond::default() };
+            }
+            bond.leaving = bond.leaving.saturating_add(1);
+            let known = *bond;
+            let breach = if alone { rules::unbinding(self, event, op, &known) } else { None };
+            self.judge_bond(breach, event, op.handle.ptr, effects);
+        }
+        self.enter(Call::new(event, About::Sva(*op)), effects);
+    }
+
+    fn judge_bond(&mut self, breach: Option<super::judge::Breach>, event: &Event, bond: Ptr, effects: &mut Effects) {
+        if breach.is_some()
+            && let Some(bond) = self.mirror.bonds.get_mut(&bond)
+        {
+            bond.told = true;
+        }
+        self.judge(breach, event, effects);
+    }
+
     pub(super) fn sva_bound(&mut self, call: &Call, event: &Event, op: &SvaOp, effects: &mut Effects) {
+        self.open_sva = self.open_sva.saturating_sub(1);
+        if op.ret == 0 && !op.handle.ptr.is_null() {
+            self.bond_used(call, event, op, effects);
+            let breach = rules::bound_incomplete(self, event, call, op);
+            self.judge(breach, event, effects);
+        }
         let span = SvaSpan {
             group: self.mirror.group_id(&op.device),
             device: op.device.name,
@@ -24,9 +59,37 @@ impl Model {
         self.tell_call(call, SpanKind::SvaBind(span), effects);
     }
 
+    /// A bind has made a bond, or joined one.
+    fn bond_used(&mut self, call: &Call, event: &Event, op: &SvaOp, effects: &mut Effects) {
+        let attach = self.mirror.handles.get(&op.handle.ptr).and_then(|handle| handle.attach);
+        let made_here = attach.is_some_and(|attach| attach.ts >= call.ts && attach.task.tid == call.task.tid);
+        let alone = self.open_sva == 0;
+        let Some(bond) = self.mirror.bond_mut(op.handle.ptr) else { return };
+        let seen = Evidence::of(event, "bind");
+        if made_here {
+            *bond = Bond { users: 1, known_since: call.ts, bound: Some(seen), ..Bond::default() };
+        } else if bond.known_since == 0 || bond.users == 0 {
+            *bond = Bond { users: op.users, known_since: event.ts, bound: Some(seen), ..Bond::default() };
+        } else {
+            bond.users = bond.users.saturating_add(1);
+        }
+        let known = *bond;
+        let breach = if alone { rules::bound(self, event, op, &known) } else { None };
+        self.judge_bond(breach, event, op.handle.ptr, effects);
+    }
+
     pub(super) fn sva_unbound(&mut self, call: &Call, event: &Event, effects: &mut Effects) {
+        self.open_sva = self.open_sva.saturating_sub(1);
         // The bond may be gone at the return: its entry tells everything.
         let About::Sva(op) = &call.about else { return };
+        if let Some(bond) = self.mirror.bonds.get_mut(&op.handle.ptr) {
+            bond.leaving = bond.leaving.saturating_sub(1);
+            bond.users = bond.users.saturating_sub(1);
+            bond.unbound = Some(Evidence::of(event, "unbind"));
+            if bond.users == 0 {
+                self.mirror.bond_gone(op.handle.ptr);
+            }
+        }
         let span = SvaSpan {
             group: self.mirror.group_id(&op.device),
             device: op.device.name,
@@ -40,46 +103,156 @@ impl Model {
         self.tell_call(call, SpanKind::SvaUnbind(span), effects);
     }
 
-    pub(super) fn iommufd_returned(&mut self, call: &Call, event: &Event, op: &IommufdOp, effects: &mut Effects) {
-        let About::Iommufd(entered) = &call.about else { return };
-        let bind = call.probe == ProbeId::IommufdBind;
-        if !bind && call.probe != ProbeId::IommufdUnbind {
-            return;
+    pub(super) fn iommufd_entered(&mut self, event: &Event, op: &IommufdOp, effects: &mut Effects) {
+        self.mirror.learn(&op.device);
+        if event.probe == ProbeId::IommufdDeviceDestroy {
+            self.idev_gone(event, op, effects);
         }
-        let device = if bind && op.ret == 0 && !op.device.name.is_empty() { op.device } else { entered.device };
-        self.mirror.learn(&device);
+        self.enter(Call::new(event, About::Iommufd(*op, None)), effects);
+    }
+
+    pub(super) fn iommufd_returned(&mut self, call: &Call, event: &Event, op: &IommufdOp, effects: &mut Effects) {
+        let About::Iommufd(entered, taken) = &call.about else { return };
+        if let Some(handle) = *taken {
+            // Whatever iommufd had to do for the handle is done.
+            self.handle_ended(handle, Evidence::of(event, "end of iommufd's call"), effects);
+        }
+        for check in rules::ON_CALLED {
+            let breach = check(self, &Called { event, call, op: entered, ret: op.ret });
+            self.judge(breach, event, effects);
+        }
+        let seen = Evidence::of(event, "return");
+        match call.probe {
+            ProbeId::IommufdAttach if op.ret == 0 => self.mirror.idev_attached(entered, Some(seen)),
+            ProbeId::IommufdDetach => self.mirror.idev_attached(entered, None),
+            ProbeId::IommufdBind => self.idev_bound(call, event, op, effects),
+            ProbeId::IommufdUnbind => {
+                self.idev_gone(event, entered, effects);
+                self.mirror.idevs.remove(&entered.idev);
+                self.tell_iommufd(call, event, entered, op.ret, effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn idev_bound(&mut self, call: &Call, event: &Event, op: &IommufdOp, effects: &mut Effects) {
+        let About::Iommufd(entered, _) = &call.about else { return };
+        let device = if op.ret == 0 && !op.device.name.is_empty() { op.device } else { entered.device };
+        let op = IommufdOp { device, ..*op };
+        if op.ret == 0 {
+            self.mirror.learn(&device);
+            self.mirror.idevs.remove(&op.idev);
+            if let Some(idev) = self.mirror.idev_mut(&op) {
+                idev.bound = Some(Evidence::of(event, "bind"));
+            }
+        }
+        self.tell_iommufd(call, event, &op, op.ret, effects);
+    }
+
+    fn idev_gone(&mut self, event: &Event, op: &IommufdOp, effects: &mut Effects) {
+        let breach = rules::unbound(self, event, op);
+        if breach.is_some()
+            && let Some(idev) = self.mirror.idevs.get_mut(&op.idev)
+        {
+            idev.told = true;
+        }
+        self.judge(breach, event, effects);
+    }
+
+    fn tell_iommufd(&mut self, call: &Call, event: &Event, op: &IommufdOp, ret: i64, effects: &mut Effects) {
         let span = IommufdSpan {
-            group: self.mirror.group_id(&device),
-            device: device.name,
-            device_id: if bind { op.id } else { entered.id },
-            ret: op.ret,
+            group: self.mirror.group_id(&op.device),
+            device: op.device.name,
+            device_id: op.id,
+            ret,
             duration_ns: since(event.ts, call.ts),
         };
+        let bind = call.probe == ProbeId::IommufdBind;
         let kind = if bind { SpanKind::IommufdBind(span) } else { SpanKind::IommufdUnbind(span) };
         self.tell_call(call, kind, effects);
     }
 
+    pub(super) fn object_entered(&mut self, event: &Event, op: &ObjectOp, effects: &mut Effects) {
+        if event.probe == ProbeId::AutoResponse
+            && let Some(handle) = self.mirror.handles.get_mut(&op.other)
+        {
+            handle.cleaning = handle.life == Life::Draining;
+        }
+        self.enter(Call::new(event, About::Object(*op)), effects);
+    }
+
     pub(super) fn object_returned(&mut self, call: &Call, event: &Event, effects: &mut Effects) {
         let About::Object(op) = &call.about else { return };
-        if call.probe == ProbeId::FaultDestroy {
-            let span = ObjectSpan { object_id: op.id, object: op.object, duration_ns: since(event.ts, call.ts) };
-            self.tell_call(call, SpanKind::FaultQueueDestroy(span), effects);
+        match call.probe {
+            ProbeId::AutoResponse => {
+                self.handle_ended(op.other, Evidence::of(event, "end of the clean-up"), effects);
+            }
+            ProbeId::FaultDestroy => {
+                let span = ObjectSpan { object_id: op.id, object: op.object, duration_ns: since(event.ts, call.ts) };
+                self.tell_call(call, SpanKind::FaultQueueDestroy(span), effects);
+                self.queue_faults_gone(event, op.object, effects);
+                self.faults.forget_queue(op.object);
+            }
+            _ => {}
         }
     }
 
-    /// Return of a call on a fault queue (or its only event).
-    pub(super) fn queue_done(&mut self, event: &Event, op: &QueueOp, effects: &mut Effects) {
+    /// A handle that has left its slot has been cleaned up, too: its caller frees it now.
+    fn handle_ended(&mut self, ptr: Ptr, end: Evidence, effects: &mut Effects) {
+        let Some(handle) = self.mirror.handles.get(&ptr).filter(|handle| handle.life == Life::Draining) else {
+            return;
+        };
+        let number = handle.number;
+        self.mirror.handle_gone(ptr, end);
+        self.reference_freed(ptr, number, end, effects);
+    }
+
+    pub(super) fn queue(&mut self, event: &Event, op: &QueueOp, effects: &mut Effects) {
+        use crate::event::Phase;
         self.mirror.learn(&op.device);
-        let span =
-            QueueSpan { group: self.mirror.group_id(&op.device), device: op.device.name, queue: op.queue, ret: op.ret };
-        match event.probe {
-            ProbeId::QueueAddDevice => self.tell_event(event, SpanKind::IopfEnable(span), effects),
-            ProbeId::QueueRemoveDevice => {
-                self.tell_event(event, SpanKind::IopfDisable(span), effects);
-                self.partial_dropped(op.device.ptr.some(), effects);
+        let device = op.device.ptr;
+        match (event.probe, event.phase) {
+            (ProbeId::QueueRemoveDevice, Phase::Enter) => {
+                if let Some(device) = self.mirror.device_mut(device) {
+                    device.leaving = device.leaving.saturating_add(1);
+                }
+                self.enter(Call::new(event, About::Queue(device)), effects);
             }
-            ProbeId::QueueDiscardPartial => self.partial_dropped(None, effects),
+            (ProbeId::QueueRemoveDevice, Phase::Exit) => {
+                self.leave(event, effects);
+                let breach = rules::left(self, event, op);
+                self.judge(breach, event, effects);
+                if let Some(device) = self.mirror.device_mut(device) {
+                    device.leaving = device.leaving.saturating_sub(1);
+                    device.queue = match device.leaving {
+                        0 => Membership::Out(Evidence::of(event, "leave")),
+                        _ => Membership::Unknown,
+                    };
+                }
+                self.tell_queue(event, op, SpanKind::IopfDisable, effects);
+                self.partial_dropped(device.some(), effects);
+            }
+            (ProbeId::QueueAddDevice, Phase::Exit) => {
+                if op.ret == 0 {
+                    let breach = rules::joined(self, event, op);
+                    self.judge(breach, event, effects);
+                    if let Some(device) = self.mirror.device_mut(device) {
+                        device.queue = match device.leaving {
+                            0 => Membership::In(Evidence::of(event, "join")),
+                            _ => Membership::Unknown,
+                        };
+                    }
+                }
+                self.tell_queue(event, op, SpanKind::IopfEnable, effects);
+            }
+            (ProbeId::QueueDiscardPartial, Phase::Exit) => self.partial_dropped(None, effects),
             _ => {}
         }
+    }
+
+    fn tell_queue(&mut self, event: &Event, op: &QueueOp, kind: fn(QueueSpan) -> SpanKind, effects: &mut Effects) {
+        let span =
+            QueueSpan { group: self.mirror.group_id(&op.device), device: op.device.name, queue: op.queue, ret: op.ret };
+        self.tell_event(event, kind(span), effects);
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use iommu_trace_common::ProbeId;
 
+use super::rules::RuleSet;
+
 /// Reads a clock in nanoseconds; only differences count. The model times its own look-ups with it.
 pub type Clock = Box<dyn FnMut() -> u64 + Send>;
 
@@ -73,11 +75,19 @@ pub struct ModelOptions {
     pub unseen: ProbeSet,
     /// Times the mirror's own look-ups; `None` leaves them untimed.
     pub clock: Option<Clock>,
+    /// The rules that are judged: those of the merged design unless told otherwise.
+    pub rules: RuleSet,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        ModelOptions { stages: false, answer_timeout: Duration::from_secs(10), unseen: ProbeSet::NONE, clock: None }
+        ModelOptions {
+            stages: false,
+            answer_timeout: Duration::from_secs(10),
+            unseen: ProbeSet::NONE,
+            clock: None,
+            rules: RuleSet::default(),
+        }
     }
 }
 
@@ -88,6 +98,7 @@ impl fmt::Debug for ModelOptions {
             .field("answer_timeout", &self.answer_timeout)
             .field("unseen", &self.unseen)
             .field("clock", &self.clock.is_some())
+            .field("rules", &self.rules)
             .finish()
     }
 }

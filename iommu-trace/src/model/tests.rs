@@ -1,8 +1,10 @@
 //! How events are joined, as sentences about the kernel.
 
+mod certainty;
 mod changes;
 mod faults;
 mod objects;
+mod rules;
 
 use super::{
     Effects,
@@ -34,4 +36,9 @@ fn faults(effects: &Effects) -> Vec<&FaultSpan> {
             _ => None,
         })
         .collect()
+}
+
+/// The slugs of the violations, in the order they were told.
+fn broken(effects: &Effects) -> Vec<&'static str> {
+    effects.violations.iter().map(|violation| violation.rule.slug()).collect()
 }

@@ -103,6 +103,10 @@ impl Plan {
                 || [P::MockPageResponse, P::IntelPageResponse, P::AmdPageResponse, P::SmmuPageResponse]
                     .iter()
                     .any(|&id| self.has(id)),
+            sees_driver_responses: [P::IntelPageResponse, P::AmdPageResponse, P::SmmuPageResponse]
+                .iter()
+                .any(|&id| self.has(id)),
+            sees_mock_responses: self.has(P::MockPageResponse),
             sees_group_frees: self.has(P::GroupFree),
             sees_reports: self.has(P::ReportDeviceFault),
             sees_lookups: self.has(P::AttachHandleGet),

@@ -1,9 +1,16 @@
 //! Fault groups: from the handler on, their address is the key of their faults.
 
-use super::{FaultGroup, FaultId, Waiting};
+use super::{CHAIN, FaultGroup, FaultId, Grave, Waiting, Witness};
 use crate::{
     event::{self, Event, ProbeId, Ptr, ResponseCode},
-    model::{Model, effects::Effects, latency::Measure, since, span::Stage},
+    model::{
+        Evidence, Model,
+        effects::Effects,
+        latency::Measure,
+        rules::{self, Because, Touch, Touched},
+        since,
+        span::Stage,
+    },
 };
 
 impl Model {
@@ -13,6 +20,7 @@ impl Model {
         let is_new = handler || self.faults.live_group(seen.group).is_none();
         if is_new && !self.begin_group(event, seen, handler, effects) {
             self.counts.unmatched_faults += 1;
+            self.seen_after_free(event, seen.group, effects);
             return;
         }
         let last = self.faults.live_group(seen.group).and_then(|group| group.last);
@@ -22,16 +30,50 @@ impl Model {
                 if let Some(fault) = self.faults.get(last) {
                     self.latencies.record(fault.latencies, Measure::Handler, since(event.ts, fault.ts));
                 }
-                self.stage(last, Stage::Handler, event.ts, event, effects);
+                self.touched(last, Touch::Handled, event, event.ts, seen.domain, effects);
+                self.stage(last, Stage::Handler, Evidence::of(event, "handler"), effects);
             }
             ProbeId::GroupResponse => {
                 let by = self.answerer(event.task.tid);
                 let Some(fault) = last.and_then(|last| self.faults.slab.get_mut(last)) else { return };
-                fault.witness.get_or_insert((event.ts, ResponseCode::from_raw(seen.code), by));
+                let code = ResponseCode::from_raw(seen.code);
+                fault.witness.get_or_insert(Witness { seen: Evidence::of(event, "response"), code, by });
+                if let (Some(last), false) =
+                    (last, self.features.sees_driver_responses || self.features.sees_mock_responses)
+                {
+                    self.touched(last, Touch::Answered, event, event.ts, Ptr::NULL, effects);
+                    self.faults.set_age(last, super::Age::Answered, event.ts);
+                }
             }
             ProbeId::GroupFree => self.group_freed(event, seen.group, effects),
             _ => {}
         }
+    }
+
+    /// Rules that look at what happens to a fault.
+    pub(super) fn touched(
+        &mut self,
+        id: FaultId,
+        touch: Touch,
+        event: &Event,
+        began: u64,
+        domain: Ptr,
+        effects: &mut Effects,
+    ) {
+        for check in rules::ON_TOUCHED {
+            let Some(fault) = self.faults.get(id) else { return };
+            let breach = check(self, &Touched { event, fault, touch, began, domain });
+            self.judge(breach, event, effects);
+        }
+    }
+
+    /// A group without a request of its name: it may have been freed before.
+    pub(super) fn seen_after_free(&mut self, event: &Event, ptr: Ptr, effects: &mut Effects) {
+        let group = self.faults.groups.get_mut(&ptr).and_then(|group| group.grave.as_deref_mut());
+        let Some(grave) = group.filter(|grave| !grave.told) else { return };
+        grave.told = true;
+        let breach = rules::seen_again(grave, event, ptr);
+        self.judge(breach, event, effects);
     }
 
     /// A group is seen for the first time: it belongs to the report that this thread is in, or to the oldest request
@@ -54,8 +96,8 @@ impl Model {
             return false;
         }
         // What was at this address was freed without our seeing it.
-        if let Some(old) = self.faults.live_group(seen.group).copied() {
-            for id in self.faults.part(old.members) {
+        if let Some(old) = self.faults.live_group(seen.group).cloned() {
+            for id in self.group_gone(&old) {
                 self.end_fault(id, false, effects);
             }
         }
@@ -63,32 +105,44 @@ impl Model {
             self.faults.groups.remove(&seen.group);
             return false;
         };
+        let Some(fault) = self.faults.slab.get_mut(last) else { return false };
+        if let Some(handle) = seen.handle.some()
+            && fault.handle != Some(handle)
+        {
+            fault.handle = Some(handle);
+            fault.handle_number = self.mirror.handles.get(&handle).map(|handle| handle.number);
+        }
+        let handle = fault.handle.zip(fault.handle_number);
+        if let Some((handle, number)) = handle {
+            self.mirror.handle_referred(handle, number, true);
+        }
         let group = FaultGroup {
             last: Some(last),
+            handle,
             domain: seen.domain,
             queue: self.faults.queues.get(&seen.domain).copied().unwrap_or_default(),
             ..FaultGroup::default()
         };
         self.faults.groups.insert(seen.group, group);
-        let (requests, grpid, device) = match self.faults.slab.get_mut(last) {
-            Some(fault) => {
-                fault.handle = seen.handle.some().or(fault.handle);
-                (seen.count, fault.report.grpid, fault.report.device.ptr)
-            }
+        let (grpid, device) = match self.faults.get(last) {
+            Some(fault) => (fault.report.grpid, fault.report.device.ptr),
             None => return false,
         };
-        let mut members = self.partial_requests(device, grpid, requests);
+        let mut members = self.partial_requests(device, grpid, seen.count);
         members.push(last);
         let told = event.probe != ProbeId::SvaIopfHandler;
         for id in members {
             self.faults.stop_waiting(id);
             self.faults.join(seen.group, id);
             let Some(fault) = self.faults.slab.get_mut(id) else { continue };
-            fault.requests = (requests != 0).then_some(requests);
+            fault.requests = (seen.count != 0).then_some(seen.count);
             let report = fault.report;
             if told {
-                self.faults.wait(id, Waiting::Undelivered(report.pasid, report.grpid, report.addr));
+                self.faults.wait(id, Waiting::Undelivered((report.pasid, report.grpid, report.addr)));
             }
+        }
+        if seen.count != 0 {
+            self.judge_left_behind(event, device, grpid, last, effects);
         }
         true
     }
@@ -99,34 +153,77 @@ impl Model {
         self.faults
             .waiting
             .list(&Waiting::Partial(device, grpid))
-            .iter(&self.faults.slab, super::CHAIN)
+            .iter(&self.faults.slab, CHAIN)
             .filter(|&id| self.faults.get(id).is_some_and(|fault| !fault.reporting || fault.lookups > 0))
             .take(most)
             .collect()
     }
 
+    /// Partial requests that the kernel should have taken into the group, too.
+    fn judge_left_behind(&mut self, event: &Event, device: Ptr, grpid: u32, last: FaultId, effects: &mut Effects) {
+        let Some(id) = self.faults.first_waiting(Waiting::Partial(device, grpid)) else { return };
+        let leaving = self.mirror.device(device).is_some_and(|device| device.leaving > 0);
+        let breach = match (self.faults.get(id), self.faults.get(last)) {
+            (Some(partial), Some(last)) => rules::left_behind(partial, last, event, leaving),
+            _ => None,
+        };
+        if breach.is_some() {
+            self.judge(breach, event, effects);
+            // Told once, and nothing will complete it any more.
+            self.end_fault(id, false, effects);
+        }
+    }
+
     fn group_freed(&mut self, event: &Event, ptr: Ptr, effects: &mut Effects) {
-        let Some(group) = self.faults.free_group(ptr, event.ts) else { return };
-        for id in self.faults.part(group.members) {
-            self.stage(id, Stage::Free, event.ts, event, effects);
+        let Some(group) = self.faults.live_group(ptr).cloned() else { return };
+        let freed = Evidence::of(event, "free");
+        let grave = group.last.and_then(|last| self.faults.get(last)).and_then(|fault| {
+            let untold = matches!(fault.waiting, Some(Waiting::Undelivered(_)));
+            let report = &fault.report;
+            let grave = Grave {
+                ptr,
+                device: report.device.name,
+                group_id: fault.group_id,
+                pasid: report.pasid().unwrap_or(0),
+                grpid: report.grpid,
+                handle: fault.handle,
+                device_id: fault.device_id,
+                report: fault.stages[Stage::Report as usize]?,
+                response: fault.stages[Stage::Response as usize].or(fault.witness.map(|witness| witness.seen)),
+                freed,
+                told: false,
+            };
+            Some((grave, untold.then_some((report.pasid, report.grpid, report.addr))))
+        });
+        let unanswered = group.last.and_then(|last| self.faults.get(last)).and_then(|fault| {
+            let freed = Because::Freed(freed);
+            if fault.age_is_waiting() { rules::unanswered(self, fault, freed) } else { None }
+        });
+        self.judge(unanswered, event, effects);
+        let members = self.group_gone(&group);
+        match grave {
+            Some((grave, untold)) => self.faults.bury(&grave, untold),
+            None => {
+                self.faults.groups.remove(&ptr);
+            }
+        }
+        for id in members {
+            self.stage(id, Stage::Free, freed, effects);
             self.fault_over(id, event.ts, effects);
         }
     }
 
     /// The partial requests of a device were dropped: `None` is every device.
     pub(in crate::model) fn partial_dropped(&mut self, device: Option<Ptr>, effects: &mut Effects) {
-        let dropped: Vec<_> = self
-            .faults
-            .slab
-            .iter()
-            .filter(|(_, fault)| {
-                matches!(fault.waiting, Some(Waiting::Partial(of, _)) if device.is_none_or(|device| device == of))
-                    && !fault.reporting
-            })
-            .map(|(id, _)| id)
-            .collect();
-        for id in dropped {
-            self.end_fault(id, true, effects);
+        if self.faults.len() == 0 {
+            return;
+        }
+        for id in self.faults.all() {
+            let Some(fault) = self.faults.get(id) else { continue };
+            let Some(Waiting::Partial(of, _)) = fault.waiting else { continue };
+            if !fault.reporting && device.is_none_or(|device| device == of) {
+                self.end_fault(id, true, effects);
+            }
         }
     }
 }

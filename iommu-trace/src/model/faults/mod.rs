@@ -5,6 +5,7 @@
 //! it can be recognised by: partial requests, requests whose handler is not probed, messages not yet delivered.
 
 mod delivery;
+mod end;
 mod group;
 mod record;
 mod report;
@@ -12,11 +13,14 @@ mod response;
 
 use std::collections::VecDeque;
 
-use super::table::{Chains, Id, Linked, List, Map, Slab};
-use crate::event::Ptr;
+use super::{
+    Evidence,
+    table::{Chains, Id, Linked, List, Map, Slab},
+};
+use crate::event::{Name, Ptr};
 
-pub use record::Fault;
 use record::{AGE, CHAIN, GROUP};
+pub use record::{Fault, Witness};
 
 /// A fault's place in the table.
 pub type FaultId = Id;
@@ -37,9 +41,12 @@ pub enum Waiting {
     Ungrouped(Ptr, u32, u32),
     /// A request that is not the last of its group: device, group index (as `fault_param->partial` is searched).
     Partial(Ptr, u32),
-    /// A request that user space was not told of: PASID, group index, address.
-    Undelivered(u32, u32, u64),
+    /// A request that user space was not told of.
+    Undelivered(Message),
 }
+
+/// What a message to user space can be recognised by: PASID, group index, address.
+pub type Message = (u32, u32, u64);
 
 /// Where in its life a fault is, for what may take too long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +54,7 @@ pub enum Age {
     /// Not answered.
     #[default]
     Waiting,
-    /// Not answered in time.
+    /// Not answered in time, or not freed in time.
     Overdue,
     /// Answered, not freed.
     Answered,
@@ -56,18 +63,47 @@ pub enum Age {
 }
 
 /// A `struct iopf_group`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FaultGroup {
     /// Its requests, in the kernel's order; the last one is answered.
     pub members: List,
     /// The last request.
     pub last: Option<FaultId>,
+    /// Its attach handle, and the number of that one's life.
+    pub handle: Option<(Ptr, u32)>,
     /// The handle's domain, as the handler saw it.
     pub domain: Ptr,
     /// The fault queue that told user space of it.
     pub queue: Ptr,
-    /// When `iopf_free_group` was entered.
-    pub freed: Option<u64>,
+    /// What is remembered of it after its free.
+    pub grave: Option<Box<Grave>>,
+}
+
+/// A group that was freed.
+#[derive(Clone, Copy, Debug)]
+pub struct Grave {
+    /// Its address.
+    pub ptr: Ptr,
+    /// Its last request's device.
+    pub device: Name,
+    /// That one's group.
+    pub group_id: Option<u32>,
+    /// Its PASID, 0 for the RID.
+    pub pasid: u32,
+    /// Its group index.
+    pub grpid: u32,
+    /// Its attach handle.
+    pub handle: Option<Ptr>,
+    /// iommufd's object id.
+    pub device_id: Option<u32>,
+    /// Its report.
+    pub report: Evidence,
+    /// Its response.
+    pub response: Option<Evidence>,
+    /// Its free.
+    pub freed: Evidence,
+    /// What happened after was told.
+    pub told: bool,
 }
 
 /// Every fault that is not over.
@@ -80,7 +116,10 @@ pub struct Faults {
     waiting: Chains<Waiting>,
     ages: [List; 4],
     limbo: usize,
-    freed: VecDeque<Ptr>,
+    /// Freed groups, the message of each that was never delivered, and when it was freed.
+    freed: VecDeque<(Ptr, Option<Message>, u64)>,
+    /// Freed groups that were never delivered, by what a message of them would say.
+    untold: Map<Message, Grave>,
 }
 
 impl Faults {
@@ -100,11 +139,14 @@ impl Faults {
         id
     }
 
+    /// The first fault of an age: the one that reached it first.
+    fn first(&self, age: Age) -> Option<FaultId> {
+        self.ages[age as usize].first()
+    }
+
     /// The fault that has waited longest.
     fn oldest(&self) -> Option<FaultId> {
-        [Age::Limbo, Age::Overdue, Age::Answered, Age::Waiting]
-            .into_iter()
-            .find_map(|age| self.ages[age as usize].first())
+        [Age::Limbo, Age::Overdue, Age::Answered, Age::Waiting].into_iter().find_map(|age| self.first(age))
     }
 
     fn remove(&mut self, id: FaultId) -> Option<Fault> {
@@ -113,7 +155,7 @@ impl Faults {
         let (age, group) = (fault.age, fault.group);
         self.ages[age as usize].unlink(&mut self.slab, AGE, id);
         self.limbo -= usize::from(age == Age::Limbo);
-        if let Some(group) = group.and_then(|group| self.groups.get_mut(&group)).filter(|group| group.freed.is_none()) {
+        if let Some(group) = group.and_then(|group| self.groups.get_mut(&group)) {
             group.members.unlink(&mut self.slab, GROUP, id);
             if group.last == Some(id) {
                 group.last = None;
@@ -122,8 +164,9 @@ impl Faults {
         self.slab.remove(id)
     }
 
-    fn set_age(&mut self, id: FaultId, age: Age) {
+    fn set_age(&mut self, id: FaultId, age: Age, ts: u64) {
         let Some(fault) = self.slab.get_mut(id) else { return };
+        fault.age_since = ts;
         let old = std::mem::replace(&mut fault.age, age);
         self.ages[old as usize].unlink(&mut self.slab, AGE, id);
         self.ages[age as usize].push(&mut self.slab, AGE, id);
@@ -152,7 +195,7 @@ impl Faults {
 
     /// The group at an address, if it is not freed.
     fn live_group(&self, ptr: Ptr) -> Option<&FaultGroup> {
-        self.groups.get(&ptr).filter(|group| group.freed.is_none())
+        self.groups.get(&ptr).filter(|group| group.grave.is_none())
     }
 
     fn join(&mut self, ptr: Ptr, id: FaultId) {
@@ -163,13 +206,9 @@ impl Faults {
         }
     }
 
-    fn members(&self, list: List) -> Vec<FaultId> {
-        list.iter(&self.slab, GROUP).collect()
-    }
-
     /// Takes the members out of a group that is no more.
     fn part(&mut self, mut list: List) -> Vec<FaultId> {
-        let members = self.members(list);
+        let members: Vec<_> = list.iter(&self.slab, GROUP).collect();
         for &id in &members {
             list.unlink(&mut self.slab, GROUP, id);
             if let Some(fault) = self.slab.get_mut(id) {
@@ -184,6 +223,11 @@ impl Faults {
         self.queues.remove(&domain);
     }
 
+    /// A fault queue is gone: its address may be used again.
+    pub fn forget_queue(&mut self, queue: Ptr) {
+        self.queues.retain(|_, known| *known != queue);
+    }
+
     /// Every fault that is not over, the oldest first.
     pub fn all(&self) -> Vec<FaultId> {
         let mut all: Vec<_> = self.slab.iter().map(|(id, fault)| (fault.ts, id)).collect();
@@ -191,19 +235,29 @@ impl Faults {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Marks a group as freed and remembers it for a while.
-    fn free_group(&mut self, ptr: Ptr, ts: u64) -> Option<FaultGroup> {
-        let group = self.groups.get_mut(&ptr).filter(|group| group.freed.is_none())?;
-        let left = *group;
-        *group = FaultGroup { freed: Some(ts), members: List::default(), last: None, ..left };
-        self.freed.push_back(ptr);
-        if self.freed.len() > MAX_FREED
-            && let Some(old) = self.freed.pop_front()
-            && self.live_group(old).is_none()
-        {
+    /// Marks a group as freed, and remembers it for a while.
+    fn bury(&mut self, grave: &Grave, untold: Option<Message>) {
+        let ptr = grave.ptr;
+        let group = FaultGroup { grave: Some(Box::new(*grave)), ..FaultGroup::default() };
+        self.groups.insert(ptr, group);
+        if let Some(message) = untold {
+            self.untold.insert(message, *grave);
+        }
+        self.freed.push_back((ptr, untold, grave.freed.ts));
+        if self.freed.len() <= MAX_FREED {
+            return;
+        }
+        let Some((old, message, ts)) = self.freed.pop_front() else { return };
+        // The address, or the message, may have been used again since.
+        let same = |grave: &Grave| grave.ptr == old && grave.freed.ts == ts;
+        if self.groups.get(&old).and_then(|group| group.grave.as_deref()).is_some_and(same) {
             self.groups.remove(&old);
         }
-        Some(left)
+        if let Some(message) = message
+            && self.untold.get(&message).is_some_and(same)
+        {
+            self.untold.remove(&message);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Age, Waiting};
 use crate::{
     event::{Event, Ptr, Report, ResponseCode, Task},
     model::{
+        Evidence,
         latency::LatencySlots,
         since,
         span::{Answerer, FaultSpan, Response, Stage, StageSpan},
@@ -17,6 +18,17 @@ pub(super) const AGE: usize = 0;
 pub(super) const CHAIN: usize = 1;
 /// Links of the members of a group.
 pub(super) const GROUP: usize = 2;
+
+/// A response seen at `iopf_group_response`.
+#[derive(Clone, Copy, Debug)]
+pub struct Witness {
+    /// The event.
+    pub seen: Evidence,
+    /// The code.
+    pub code: ResponseCode,
+    /// By whom.
+    pub by: Answerer,
+}
 
 /// One I/O page fault.
 #[derive(Clone, Debug)]
@@ -35,12 +47,16 @@ pub struct Fault {
     pub reporting: bool,
     /// What it returned.
     pub ret: Option<i64>,
+    /// When.
+    pub returned: Option<u64>,
     /// The `struct iopf_group` it is part of.
     pub group: Option<Ptr>,
     /// Requests in that group.
     pub requests: Option<u32>,
     /// The handle that the last look-up found.
     pub handle: Option<Ptr>,
+    /// The number of that handle's life.
+    pub handle_number: Option<u32>,
     /// iommufd's object id of the device.
     pub device_id: Option<u32>,
     /// Look-ups made.
@@ -49,10 +65,12 @@ pub struct Fault {
     pub delivered: Option<(u32, u32)>,
     /// The response and who gave it.
     pub response: Option<(ResponseCode, Answerer)>,
-    /// A response seen at `iopf_group_response` only: time, code, by whom.
-    pub witness: Option<(u64, ResponseCode, Answerer)>,
-    /// When each stage was reached.
-    pub stages: [Option<u64>; Stage::ALL.len()],
+    /// The response as the core saw it, where the driver's is not probed.
+    pub witness: Option<Witness>,
+    /// The events by which each stage was reached.
+    pub stages: [Option<Evidence>; Stage::ALL.len()],
+    /// When the device id was known.
+    pub id_ts: Option<u64>,
     pub(in crate::model) latencies: LatencySlots,
     pub(super) age: Age,
     /// When its age became what it is.
@@ -71,15 +89,18 @@ impl Fault {
             group_id,
             reporting: true,
             ret: None,
+            returned: None,
             group: None,
             requests: None,
             handle: None,
+            handle_number: None,
             device_id: None,
             lookups: 0,
             delivered: None,
             response: None,
             witness: None,
             stages: [None; Stage::ALL.len()],
+            id_ts: None,
             latencies,
             age: Age::Waiting,
             age_since: event.ts,
@@ -90,7 +111,7 @@ impl Fault {
 
     /// When a stage was reached.
     pub fn stage(&self, stage: Stage) -> Option<u64> {
-        self.stages[stage as usize]
+        self.stages[stage as usize].map(|seen| seen.ts)
     }
 
     /// From the report to a stage.
@@ -101,6 +122,27 @@ impl Fault {
     /// Whether it is this request: PASID and group index as the kernel gives them back.
     pub(super) fn is(&self, pasid: u32, grpid: u32) -> bool {
         self.report.pasid == pasid && self.report.grpid == grpid
+    }
+
+    /// Whether a response was seen, at the driver or at the core.
+    pub fn is_answered(&self) -> bool {
+        self.response.is_some() || self.witness.is_some()
+    }
+
+    /// Whether the core itself answered, on the reporter's thread.
+    pub(super) fn answered_inside(&self) -> bool {
+        self.response.is_some_and(|(_, by)| by == Answerer::Report)
+            || self.witness.is_some_and(|witness| witness.by == Answerer::Report)
+    }
+
+    /// Whether it waits for its answer, and not for too long.
+    pub fn age_is_waiting(&self) -> bool {
+        self.age == Age::Waiting
+    }
+
+    /// When it was answered, or came to be overdue or over.
+    pub fn age_since(&self) -> u64 {
+        self.age_since
     }
 
     pub(super) fn span(&self, complete: bool) -> FaultSpan {
@@ -121,7 +163,7 @@ impl Fault {
             ret: self.ret,
             lookups: self.lookups,
             lookup_ns: self.handle.and(self.to_stage(Stage::Lookup)),
-            device_id_ns: self.to_stage(Stage::DeviceId),
+            device_id_ns: self.id_ts.map(|ts| since(ts, self.ts)),
             handler_ns: self.to_stage(Stage::Handler),
             delivered_ns: self.to_stage(Stage::Delivered),
             response_ns: self.to_stage(Stage::Response),

@@ -2,12 +2,13 @@
 
 use super::{Age, FaultId, Waiting};
 use crate::{
-    event::{self, Event, PageResponse, ProbeId, ResponseCode},
+    event::{self, Event, PageResponse, ProbeId, Ptr, ResponseCode},
     model::{
-        Model,
+        Evidence, Model,
         calls::About,
         effects::Effects,
         latency::Measure,
+        rules::{self, Touch},
         since,
         span::{Answerer, Stage},
     },
@@ -17,23 +18,40 @@ impl Model {
     pub(in crate::model) fn answered(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) {
         let Some(id) = self.find_answered(event, response, effects) else {
             self.counts.unmatched_faults += 1;
+            self.answered_nothing(event, response, effects);
             return;
         };
         let by = self.answerer(event.task.tid);
-        let Some(fault) = self.faults.slab.get_mut(id) else { return };
+        let Some(fault) = self.faults.get(id) else { return };
         if fault.response.is_some() {
+            let breach = rules::answered_again(fault, event);
+            self.judge(breach, event, effects);
             return;
         }
+        self.touched(id, Touch::Answered, event, event.ts, Ptr::NULL, effects);
+        let Some(fault) = self.faults.slab.get_mut(id) else { return };
         fault.response = Some((ResponseCode::from_raw(response.code), by));
-        fault.age_since = event.ts;
         let (slots, reported, age) = (fault.latencies, fault.ts, fault.age);
         if age != Age::Limbo {
-            self.faults.set_age(id, Age::Answered);
+            self.faults.set_age(id, Age::Answered, event.ts);
         }
         self.latencies.record(slots, Measure::Response, since(event.ts, reported));
-        self.stage(id, Stage::Response, event.ts, event, effects);
+        self.stage(id, Stage::Response, Evidence::of(event, "response"), effects);
         if !self.features.sees_group_frees {
             self.forget_group_of(id, effects);
+        }
+    }
+
+    /// A response to nothing that is known: to a group that was freed, or to a request that nobody made.
+    fn answered_nothing(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) {
+        if self.faults.groups.get(&response.evt).is_some_and(|group| group.grave.is_some()) {
+            self.seen_after_free(event, response.evt, effects);
+            return;
+        }
+        // In a report, the request may have been forgotten with others; that is not worth an alarm.
+        if self.calls.report(event.task.tid).is_none() {
+            let breach = rules::never_made(self, event, response);
+            self.judge(breach, event, effects);
         }
     }
 
@@ -67,13 +85,12 @@ impl Model {
     fn forget_group_of(&mut self, id: FaultId, effects: &mut Effects) {
         let Some(fault) = self.faults.get(id) else { return };
         let ts = fault.age_since;
-        match fault.group.and_then(|group| self.faults.groups.remove(&group)) {
-            Some(group) => {
-                for member in self.faults.part(group.members) {
-                    self.fault_over(member, ts, effects);
-                }
-            }
-            None => self.fault_over(id, ts, effects),
+        let members = match fault.group.and_then(|group| self.faults.groups.remove(&group)) {
+            Some(group) => self.group_gone(&group),
+            None => vec![id],
+        };
+        for member in members {
+            self.fault_over(member, ts, effects);
         }
     }
 

@@ -156,7 +156,10 @@ fn a_bond_is_owned_by_sva() {
 fn what_was_attached_before_the_trace_is_known_by_the_snapshot() {
     let (device, mut script) = (dev(1), Script::new());
     let handle = hnd(1, &device);
-    script.by(1).snapshot_entry(&device, 0, &handle).snapshot_entry(&device, 2000, &handle).snapshot_end(&device);
+    let other = hnd(2, &device);
+    let mut reader = script.by(1);
+    reader.snapshot_begin(&device, handle.handle.domain);
+    reader.snapshot_entry(&device, 0, &other).snapshot_entry(&device, 2000, &handle).snapshot_end(&device);
     script.by(10).detach(&device, 2000, &handle);
     let (model, effects) = script.model(kernel_7_3(), ModelOptions::default());
     assert_eq!(changes(&effects)[0].1.handle, Some(handle.handle.ptr));

@@ -71,6 +71,7 @@ fn queues_and_resets_are_told() {
 fn a_dma_fault_finds_its_device_by_the_requester_id() {
     let (device, mut script) = (dev(0x1a), Script::new());
     let fault = DmaFault { seq_id: 1, source: 0x1a, addr: 0x4000, reason: 6, ..DmaFault::default() };
+    script.by(1).snapshot_begin(&device, crate::model::testing::DEFAULT);
     script.by(1).snapshot_end(&device).event(ProbeId::DmarFault, Phase::Enter, Body::DmaFault(fault));
     let effects = script.run();
     let SpanKind::DmaFault(fault) = &effects.spans[0].kind else { panic!("{effects:?}") };

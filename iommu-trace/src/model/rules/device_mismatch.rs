@@ -1,0 +1,85 @@
+//! `device-mismatch`.
+
+use super::{
+    RuleId,
+    facts::{LookedUp, named, place},
+};
+use crate::{
+    event::{Delivered, Event},
+    model::{Evidence, Model, Subject, faults::Fault, judge::Breach, span::Stage},
+};
+
+pub fn looked_up(model: &Model, seen: &LookedUp<'_>) -> Option<Breach> {
+    let fault = model.faults.get(seen.fault?)?;
+    let (lookup, device) = (seen.lookup, &fault.report.device);
+    let subject = || seen.subject(model);
+    let at = || place(lookup.group_id, lookup.pasid);
+    let proof = [fault.stages[Stage::Report as usize], Some(Evidence::of(seen.event, "look-up"))];
+    if !device.group.is_null() && device.group != lookup.group {
+        let own = model.mirror.group_id(device).map_or_else(|| "another".to_owned(), |id| id.to_string());
+        let message = format!("a fault of {} (group {own}) was looked up at {}", device.name, at());
+        return Some(Breach::new(RuleId::DeviceMismatch, fault.ts, message, subject()).proven_by(proof));
+    }
+    if lookup.ret != 0 {
+        return None;
+    }
+    let handle = &lookup.handle;
+    let attach = || model.mirror.handles.get(&handle.ptr).and_then(|handle| handle.attach);
+    let others =
+        model.mirror.device(handle.device).filter(|known| !known.group.is_null() && known.group != lookup.group);
+    if let Some(other) = others {
+        let message = format!(
+            "handle {} at {} is for {}, which is in group {}",
+            handle.ptr,
+            at(),
+            other.name,
+            other.group_id.map_or_else(|| "unknown".to_owned(), |id| id.to_string()),
+        );
+        let breach = Breach::new(RuleId::DeviceMismatch, fault.ts, message, subject());
+        return Some(breach.proven_by([attach()]).proven_by(proof));
+    }
+    let held = seen.slot.attachment().filter(|held| held.handle == Some(handle.ptr))?;
+    let (then, now) = (held.device_id?, handle.device_id?);
+    if then == now {
+        return None;
+    }
+    let message = format!(
+        "handle {} at {} was attached for device id {then}, and its device id reads {now} now",
+        handle.ptr,
+        at(),
+    );
+    let breach = Breach::new(RuleId::DeviceMismatch, seen.slot.known_since, message, subject());
+    Some(breach.proven_by([attach()]).proven_by(proof))
+}
+
+/// User space is told another id than the handle's.
+pub fn delivered(model: &Model, event: &Event, fault: &Fault, message: &Delivered) -> Option<Breach> {
+    let expected = fault.device_id?;
+    if expected == message.device_id {
+        return None;
+    }
+    let pasid = fault.report.pasid().unwrap_or(0);
+    let subject = Subject {
+        group: fault.group_id,
+        device: named(fault.report.device.name),
+        pasid: Some(pasid),
+        handle: fault.handle,
+        device_id: Some(message.device_id),
+        fault_group: fault.group,
+        grpid: Some(fault.report.grpid),
+        ..Subject::default()
+    };
+    let text = format!(
+        "a fault of {} was delivered with device id {}, and its handle is for device id {expected}",
+        place(fault.group_id, pasid),
+        message.device_id,
+    );
+    let attach = fault.handle.and_then(|handle| model.mirror.handles.get(&handle)?.attach);
+    let breach = Breach::new(RuleId::DeviceMismatch, fault.ts, text, subject);
+    Some(breach.proven_by([
+        attach,
+        fault.stages[Stage::Report as usize],
+        fault.stages[Stage::Lookup as usize],
+        Some(Evidence::of(event, "delivery")),
+    ]))
+}

@@ -1,0 +1,64 @@
+//! `double-response`.
+
+use super::{
+    RuleId,
+    facts::{named, place},
+};
+use crate::{
+    event::{Event, PageResponse},
+    model::{Doubt, Evidence, Model, Subject, faults::Fault, judge::Breach, mirror::Membership, span::Stage},
+};
+
+/// A request is answered that was answered before.
+pub fn answered_again(fault: &Fault, event: &Event) -> Option<Breach> {
+    let first = fault.stages[Stage::Response as usize]?;
+    let pasid = fault.report.pasid().unwrap_or(0);
+    let subject = Subject {
+        group: fault.group_id,
+        device: named(fault.report.device.name),
+        pasid: Some(pasid),
+        handle: fault.handle,
+        device_id: fault.device_id,
+        fault_group: fault.group,
+        grpid: Some(fault.report.grpid),
+        ..Subject::default()
+    };
+    let message = format!(
+        "a page request of {} (group index {}) was answered a second time",
+        place(fault.group_id, pasid),
+        fault.report.grpid,
+    );
+    let breach = Breach::new(RuleId::DoubleResponse, fault.ts, message, subject);
+    Some(breach.proven_by([
+        fault.stages[Stage::Report as usize],
+        Some(first),
+        Some(Evidence::of(event, "second response")),
+    ]))
+}
+
+/// A request is answered that nobody reported. That is certain only when the device was seen to join its fault queue.
+pub fn never_made(model: &Model, event: &Event, response: &PageResponse) -> Breach {
+    let device = model.mirror.device(response.device);
+    let joined = device.and_then(|device| match device.queue {
+        Membership::In(joined) | Membership::Out(joined) => Some(joined),
+        Membership::Unknown => None,
+    });
+    let group = device.and_then(|device| device.group_id);
+    let subject = Subject {
+        group,
+        device: device.and_then(|device| named(device.name)),
+        pasid: Some(response.pasid),
+        fault_group: response.evt.some(),
+        grpid: Some(response.grpid),
+        ..Subject::default()
+    };
+    let message = format!(
+        "a page request of {} (group index {}) was answered that is not outstanding",
+        place(group, response.pasid),
+        response.grpid,
+    );
+    let known_since = joined.map_or(0, |joined| joined.ts);
+    let breach = Breach::new(RuleId::DoubleResponse, known_since, message, subject);
+    let beginning = joined.is_none().then_some(Doubt::Beginning);
+    breach.proven_by([joined, Some(Evidence::of(event, "response"))]).unless(beginning)
+}

@@ -1,0 +1,50 @@
+//! `group-use-after-free`.
+
+use super::{
+    RuleId,
+    facts::{named, place},
+};
+use crate::{
+    event::{Event, ProbeId, Ptr},
+    model::{Evidence, Subject, faults::Grave, judge::Breach},
+};
+
+fn breach(grave: &Grave, message: String, last: Evidence) -> Breach {
+    let subject = Subject {
+        group: grave.group_id,
+        device: named(grave.device),
+        pasid: Some(grave.pasid),
+        handle: grave.handle,
+        fault_group: Some(grave.ptr),
+        grpid: Some(grave.grpid),
+        ..Subject::default()
+    };
+    Breach::new(RuleId::GroupUseAfterFree, grave.report.ts, message, subject).proven_by([
+        Some(grave.report),
+        grave.response,
+        Some(grave.freed),
+        Some(last),
+    ])
+}
+
+/// A group is seen after its free, and no new one of its name can be at its address.
+pub fn seen_again(grave: &Grave, event: &Event, group: Ptr) -> Breach {
+    let what = match event.probe {
+        ProbeId::GroupFree => "freed",
+        ProbeId::GroupDequeue => "dequeued",
+        _ => "answered",
+    };
+    let message =
+        format!("fault group {group} of {} was {what} after it was freed", place(grave.group_id, grave.pasid));
+    breach(grave, message, Evidence::of(event, what))
+}
+
+/// A group is delivered by a read that began after its free.
+pub fn delivered_again(grave: &Grave, event: &Event, began: u64) -> Option<Breach> {
+    if grave.freed.ts >= began {
+        return None;
+    }
+    let message =
+        format!("fault group {} of {} was delivered after it was freed", grave.ptr, place(grave.group_id, grave.pasid));
+    Some(breach(grave, message, Evidence::of(event, "delivery")))
+}

@@ -1,0 +1,67 @@
+//! `sva-users`.
+
+use super::{
+    RuleId,
+    facts::{named, place},
+};
+use crate::{
+    event::{Event, SvaOp},
+    model::{Evidence, Model, Subject, judge::Breach, mirror::Bond},
+};
+
+fn breach(model: &Model, bond: &Bond, op: &SvaOp, event: &Event, message: String) -> Breach {
+    let subject = Subject {
+        group: model.mirror.group_id(&op.device),
+        device: named(op.device.name),
+        pasid: op.pasid,
+        handle: op.handle.ptr.some(),
+        domain: op.handle.domain.some(),
+        ..Subject::default()
+    };
+    let what = if event.probe == crate::event::ProbeId::SvaBind { "bind" } else { "unbind" };
+    Breach::new(RuleId::SvaUsers, bond.known_since, message, subject).proven_by([
+        bond.bound,
+        bond.unbound,
+        Some(Evidence::of(event, what)),
+    ])
+}
+
+/// A bind has returned, and no other bind or unbind is running: `users` is what the calls make it.
+pub fn bound(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Option<Breach> {
+    if bond.users == op.users || bond.told {
+        return None;
+    }
+    let at = place(model.mirror.group_id(&op.device), op.pasid.unwrap_or(0));
+    let message =
+        format!("bond {} of {at} has {} users, and {} binds of it remain", op.handle.ptr, op.users, bond.users);
+    Some(breach(model, bond, op, event, message))
+}
+
+/// An unbind is entered, and no other bind or unbind is running.
+pub fn unbinding(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Option<Breach> {
+    if bond.told || (bond.users == op.users && bond.users > 0) {
+        return None;
+    }
+    let at = place(model.mirror.group_id(&op.device), op.pasid.unwrap_or(0));
+    let message = if bond.users == 0 {
+        format!("bond {} of {at} is unbound once more than it was bound", op.handle.ptr)
+    } else {
+        format!("bond {} of {at} has {} users, and {} binds of it remain", op.handle.ptr, op.users, bond.users)
+    };
+    Some(breach(model, bond, op, event, message))
+}
+
+/// A bond's domain was detached, and more users remain than are leaving.
+pub fn detached_with_users(event: &Event, subject: Subject, bond: &Bond) -> Option<Breach> {
+    let remain = bond.users.saturating_sub(bond.leaving);
+    if remain == 0 || bond.told {
+        return None;
+    }
+    let message = format!(
+        "bond {} of {} was detached while {remain} user(s) remain",
+        subject.handle.unwrap_or_default(),
+        place(subject.group, subject.pasid.unwrap_or(0)),
+    );
+    let breach = Breach::new(RuleId::SvaUsers, bond.known_since, message, subject);
+    Some(breach.proven_by([bond.bound, bond.unbound, Some(Evidence::of(event, "detach"))]))
+}

@@ -1,0 +1,151 @@
+//! What was not seen is not judged, and counted.
+
+use super::broken;
+use crate::{
+    event::{Phase, ProbeId},
+    model::{
+        Doubt, Effects, Model, ModelOptions, ProbeSet, RuleId,
+        testing::{BLOCKING, DEFAULT, Req, Script, dev, group, hnd, kernel_7_3},
+    },
+};
+
+fn unjudged(model: &Model) -> Vec<(RuleId, Doubt)> {
+    model.judgements().unjudged.keys().copied().collect()
+}
+
+fn run(script: &Script) -> (Model, Effects) {
+    script.model(kernel_7_3(), ModelOptions::default())
+}
+
+#[test]
+fn a_slot_that_was_never_seen_is_not_judged() {
+    let (device, mut script) = (dev(1), Script::new());
+    script.by(10).core_detach(&device, 7, &hnd(1, &device));
+    let (model, effects) = run(&script);
+    assert_eq!(broken(&effects), [""; 0]);
+    assert_eq!(unjudged(&model), [(RuleId::EmptySlot, Doubt::Beginning)]);
+}
+
+#[test]
+fn the_snapshot_makes_a_groups_slots_known() {
+    let (device, mut script) = (dev(1), Script::new());
+    let handle = hnd(1, &device);
+    script.by(1).snapshot_begin(&device, handle.handle.domain).snapshot_entry(&device, 0, &handle);
+    script.by(1).snapshot_end(&device);
+    let mut lawful = script.clone();
+    script.by(10).core_detach(&device, 7, &handle).core_attach(&device, 0, &hnd(2, &device), 0);
+    assert_eq!(broken(&run(&script).1), ["empty-slot", "slot-occupied"]);
+    lawful.by(10).detach(&device, 0, &handle).attach(&device, 0, &hnd(2, &device));
+    assert_eq!(broken(&run(&lawful).1), [""; 0]);
+}
+
+#[test]
+fn a_change_that_runs_during_the_snapshot_is_known_better_by_itself() {
+    let (device, mut script) = (dev(1), Script::new());
+    let handle = hnd(1, &device);
+    script.by(1).snapshot_begin(&device, BLOCKING);
+    script.by(10).attach(&device, 7, &handle);
+    // The array was read before the attach had stored its handle.
+    script.by(1).snapshot_end(&device);
+    script.by(10).detach(&device, 7, &handle).attach(&device, 7, &handle);
+    script.by(1).snapshot_begin(&device, BLOCKING);
+    script.by(10).detach(&device, 7, &handle);
+    script.by(1).snapshot_entry(&device, 7, &handle).snapshot_end(&device);
+    script.by(10).attach(&device, 7, &hnd(2, &device));
+    assert_eq!(broken(&run(&script).1), [""; 0]);
+}
+
+#[test]
+fn a_domain_attached_without_a_handle_is_in_no_array() {
+    // A legacy container was attached before the trace: the snapshot finds no slot, and the detach is lawful.
+    let (device, mut script) = (dev(1), Script::new());
+    script.by(1).snapshot_begin(&device, hnd(1, &device).handle.domain).snapshot_end(&device);
+    let change = crate::event::Change { device: device.device, ..Default::default() };
+    script.by(10).change(ProbeId::DetachGroup, change).ret(ProbeId::DetachGroup, 0);
+    assert_eq!(broken(&run(&script).1), [""; 0]);
+    let mut script = Script::new();
+    script.by(1).snapshot_begin(&device, DEFAULT).snapshot_end(&device);
+    script.by(10).change(ProbeId::DetachGroup, change).ret(ProbeId::DetachGroup, 0);
+    assert_eq!(broken(&run(&script).1), ["empty-slot"]);
+}
+
+#[test]
+fn a_loss_makes_what_was_known_before_uncertain() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (a, b) = (hnd(1, &device), hnd(2, &device));
+    script.by(10).bind(&device).attach(&device, 7, &a);
+    script.by(0).lost(ProbeId::DetachDevicePasid, Phase::Exit, 3);
+    script.by(10).core_attach(&device, 7, &b, 0);
+    let (model, effects) = run(&script);
+    assert_eq!(broken(&effects), [""; 0]);
+    assert_eq!(unjudged(&model), [(RuleId::SlotOccupied, Doubt::Lost(ProbeId::DetachDevicePasid))]);
+    // What has begun since is certain again.
+    script.by(10).core_attach(&device, 7, &a, 0);
+    assert_eq!(broken(&run(&script).1), ["slot-occupied"]);
+}
+
+#[test]
+fn a_loss_is_told_with_the_time_at_which_its_counter_was_read() {
+    let (device, mut script) = (dev(1), Script::new());
+    script.by(10).bind(&device);
+    // Read at the end of the batch, given out at its beginning: the attach may itself be followed by a lost detach.
+    script.by(0).lost(ProbeId::DetachDevicePasid, Phase::Enter, 1);
+    let at = script.events.len() - 1;
+    script.events[at].ts = script.now + 500;
+    script.by(10).core_attach(&device, 7, &hnd(1, &device), 0);
+    script.pass(1000).by(10).core_attach(&device, 7, &hnd(2, &device), 0);
+    assert_eq!(broken(&run(&script).1), [""; 0]);
+}
+
+#[test]
+fn losses_of_one_topic_leave_the_others_alone() {
+    let (device, mut script) = (dev(1), Script::new());
+    script.by(10).bind(&device).attach(&device, 7, &hnd(1, &device));
+    script.by(0).lost(ProbeId::Map, Phase::Exit, 1000).lost(ProbeId::FaultRead, Phase::Exit, 10);
+    script.by(10).core_attach(&device, 7, &hnd(2, &device), 0);
+    assert_eq!(broken(&run(&script).1), ["slot-occupied"]);
+}
+
+#[test]
+fn a_probe_that_is_not_attached_silences_the_rules_that_need_it() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (handle, req) = (hnd(1, &device), Req::new(None, 1, 0x1000));
+    script.by(10).bind(&device).queue_add(&device, 0).attach(&device, 0, &handle);
+    script.by(20).fault(group(1), &device, &req, &handle);
+    script.pass(60_000_000_000);
+    let options = ModelOptions { unseen: ProbeSet::of(&[ProbeId::GroupResponse]), ..ModelOptions::default() };
+    let (mut model, mut effects) = script.model(kernel_7_3(), options);
+    model.finish(script.now, &mut effects);
+    assert_eq!(broken(&effects), [""; 0]);
+    assert_eq!(unjudged(&model), [(RuleId::FaultUnanswered, Doubt::Unseen(ProbeId::GroupResponse))]);
+}
+
+#[test]
+fn a_call_that_began_before_the_trace_leaves_its_function_uncertain() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (a, b) = (hnd(1, &device), hnd(2, &device));
+    script.by(10).bind(&device).attach(&device, 7, &a);
+    script.by(11).ret(ProbeId::DetachDevicePasid, 0);
+    script.by(10).core_attach(&device, 7, &b, 0);
+    assert_eq!(broken(&run(&script).1), [""; 0]);
+}
+
+#[test]
+fn a_return_that_was_lost_leaves_its_slot_unknown() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (a, b) = (hnd(1, &device), hnd(2, &device));
+    script.by(10).bind(&device).attach(&device, 7, &a);
+    script.by(11).core_detach(&device, 7, &a);
+    script.events.pop();
+    // The same thread comes again: its last call must have returned.
+    script.by(11).core_detach(&device, 8, &a).core_attach(&device, 7, &b, 0).core_attach(&device, 7, &a, 0);
+    let (_, effects) = run(&script);
+    assert_eq!(broken(&effects), ["slot-occupied"]);
+}
+
+#[test]
+fn taking_dma_ownership_shows_that_a_group_is_empty() {
+    let (device, mut script) = (dev(1), Script::new());
+    script.by(10).set_domain(&device, DEFAULT, BLOCKING, 0).core_detach(&device, 7, &hnd(1, &device));
+    assert_eq!(broken(&run(&script).1), ["empty-slot"]);
+}
