@@ -278,10 +278,13 @@ fn a_violation_is_on_the_disk_before_the_run_ends() {
 
 /// What a machine's speed decides is taken out.
 fn steady(text: &str) -> String {
-    text.lines()
+    let mut lines: Vec<&str> = text
+        .lines()
         .map(|line| if line.starts_with("  mirror's own") { "  mirror's own (times)" } else { line })
-        .map(|line| format!("{line}\n"))
-        .collect()
+        .collect();
+    // The last line ends, too.
+    lines.push("");
+    lines.join("\n")
 }
 
 #[test]

@@ -91,7 +91,17 @@ fn run_unprivileged(arguments: &[&str]) -> Output {
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let binary = dir.path().join("iommu-trace");
     std::fs::copy(env!("CARGO_BIN_EXE_iommu-trace"), &binary).unwrap();
-    Command::new(binary).args(arguments).uid(65534).gid(65534).current_dir("/").stdin(Stdio::null()).output().unwrap()
+    // Another test's child, forked while the copy was written, keeps it busy until it has called exec itself.
+    loop {
+        let mut command = Command::new(&binary);
+        command.args(arguments).uid(65534).gid(65534).current_dir("/").stdin(Stdio::null());
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            output => return output.unwrap(),
+        }
+    }
 }
 
 #[test]
