@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{ConsumerOptions, Filter, complain, processes::Descendants};
 use crate::{
-    event::{Body, ProbeId, SlotWhat},
+    event::{Body, Event, ProbeId, SlotWhat},
     model::{Effects, Measure, Model, ModelOptions, ProbeSet, RULES, RuleId, RuleSet},
     output::{
         Blind, Clock, CommandEnd, Exit, Format, JsonSink, Judged, Mirrored, Output, Quantiles, Reason, Refcounted,
@@ -124,7 +124,8 @@ impl<'a> Run<'a> {
             sink: sink(options, &info, output, judging.is_none()),
             judging,
             info: Arc::clone(&info),
-            handles_found: 0,
+            watched: Watched::default(),
+            mirrored: Mirrored::default(),
             filter,
             limit: options.stop.count,
             shown: 0,
@@ -329,19 +330,14 @@ struct Session {
     waiting: Option<Instant>,
     judging: Option<Judging>,
     info: Arc<SourceInfo>,
-    /// Handles that the snapshot told of.
-    handles_found: u64,
+    watched: Watched,
+    mirrored: Mirrored,
 }
 
 impl Session {
     fn take(&mut self, batch: &Batch) -> io::Result<()> {
         for event in &batch.events {
-            if let Body::Slot(state) = &event.body
-                && state.what == SlotWhat::Entry
-                && !state.handle.ptr.is_null()
-            {
-                self.handles_found += 1;
-            }
+            self.watched(event);
             self.model.apply(event, &mut self.effects);
             self.upto = self.upto.max(event.ts);
             self.show()?;
@@ -354,6 +350,24 @@ impl Session {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Takes note of what is counted before the model sees it.
+    fn watched(&mut self, event: &Event) {
+        match &event.body {
+            Body::Slot(state) if state.what == SlotWhat::Entry && !state.handle.ptr.is_null() => {
+                self.watched.handles_found += 1;
+            }
+            Body::Lookup(lookup) => {
+                self.watched.lookups += 1;
+                let ours = self.model.mirror().device_id(lookup.group, lookup.pasid);
+                if let (0, Some(ours), Some(theirs)) = (lookup.ret, ours, lookup.handle.device_id) {
+                    self.mirrored.compared += 1;
+                    self.mirrored.differed += u64::from(ours != theirs);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn show(&mut self) -> io::Result<()> {
@@ -431,13 +445,8 @@ impl Session {
     }
 
     fn mirrored(&self) -> Mirrored {
-        let counts = self.model.counts();
         let lookup = self.model.latencies().overall().get(Measure::Mirror);
-        Mirrored {
-            lookup: lookup.map(|histogram| Quantiles::of(histogram, histogram.max())),
-            compared: counts.compared,
-            differed: counts.differed,
-        }
+        Mirrored { lookup: lookup.map(|histogram| Quantiles::of(histogram, histogram.max())), ..self.mirrored }
     }
 
     fn judged(&self, judging: &Judging) -> Judged {
@@ -454,9 +463,9 @@ impl Session {
             watched: Watched {
                 records: counts.events,
                 groups: mirror.groups().count() as u64,
-                handles_found: self.handles_found,
+                handles_found: self.watched.handles_found,
                 handles_left: mirror.slots().filter(attached).count() as u64,
-                lookups: counts.lookups,
+                lookups: self.watched.lookups,
                 ..self.tally.watched()
             },
             features: self.info.features.clone(),

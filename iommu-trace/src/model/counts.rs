@@ -14,13 +14,6 @@ pub struct Counts {
     pub spans: SpanCounts,
     /// Finished faults by their response; partial requests are never answered and not counted here.
     pub responses: ResponseCounts,
-    /// Look-ups of a slot.
-    pub lookups: u64,
-    /// Look-ups for faults of which both the kernel and the mirror told a device id.
-    pub compared: u64,
-    /// Those of them where the two were not the same. While an attach or replace runs this is no mistake; what is one, the
-    /// rule `device-mismatch` tells.
-    pub differed: u64,
     /// Records lost, by probe.
     pub lost: BTreeMap<ProbeId, u64>,
     /// Returns whose entry was not seen.

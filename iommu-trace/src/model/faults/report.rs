@@ -49,11 +49,6 @@ impl Model {
         let from = caller.filter(|call| !matches!(call.about, About::Change(_))).map(|call| call.ts.max(last));
         let key = SlotKey { group: lookup.group, pasid: lookup.pasid };
         let mirrored = if fault.is_some() { self.timed_device_id(key) } else { None };
-        self.counts.lookups += 1;
-        if let (0, Some(ours), Some(theirs)) = (lookup.ret, mirrored, lookup.handle.device_id) {
-            self.counts.compared += 1;
-            self.counts.differed += u64::from(ours != theirs);
-        }
         let seen = LookedUp { event, lookup, from, fault, slot: self.mirror.view(key) };
         for check in rules::ON_LOOKED_UP {
             let breach = check(self, &seen);
