@@ -36,7 +36,8 @@ pub struct SourceInfo {
 /// Events in the order they happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// In time order, also across batches.
+    /// In time order, also across batches; losses ([`crate::event::Body::Lost`]) come before the first event that could
+    /// have followed them, with the time at which they were known.
     pub events: Vec<Event>,
     /// No later event will be older than this: the model's clock may advance to it.
     pub upto: u64,

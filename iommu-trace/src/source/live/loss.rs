@@ -26,22 +26,25 @@ pub struct Losses {
     map: PerCpuArray<MapData, Counters>,
     told: LossCounters,
     pending: BTreeMap<(u16, u16), u64>,
+    /// When the counters were read last.
+    read_at: u64,
 }
 
 impl Losses {
     pub fn new(map: Map) -> anyhow::Result<Losses> {
         let map = PerCpuArray::try_from(map).context("the map LOST is no per-CPU array")?;
-        Ok(Losses { map, told: [0; 2 * ProbeId::ALL.len()], pending: BTreeMap::new() })
+        Ok(Losses { map, told: [0; 2 * ProbeId::ALL.len()], pending: BTreeMap::new(), read_at: 0 })
     }
 
-    /// Looks at the counters.
-    pub fn update(&mut self) -> anyhow::Result<()> {
+    /// Looks at the counters; `now` is the time it is.
+    pub fn update(&mut self, now: u64) -> anyhow::Result<()> {
+        self.read_at = now;
         let cpus = self.map.get(&0, 0).context("cannot read the loss counters")?;
         for (index, told) in self.told.iter_mut().enumerate() {
-            let now: u64 = cpus.iter().map(|counters| counters.0[index]).sum();
-            if now > *told {
-                *self.pending.entry(((index / 2) as u16, (index % 2) as u16)).or_default() += now - *told;
-                *told = now;
+            let count: u64 = cpus.iter().map(|counters| counters.0[index]).sum();
+            if count > *told {
+                *self.pending.entry(((index / 2) as u16, (index % 2) as u16)).or_default() += count - *told;
+                *told = count;
             }
         }
         Ok(())
@@ -54,8 +57,9 @@ impl Losses {
         }
     }
 
-    /// The losses not yet told, as events at `ts`.
-    pub fn take(&mut self, ts: u64) -> Vec<Event> {
+    /// The losses not yet told, as events with the time at which they were known: what began before it may lack a part.
+    pub fn take(&mut self) -> Vec<Event> {
+        let ts = self.read_at;
         std::mem::take(&mut self.pending)
             .into_iter()
             .filter_map(|((probe, phase), count)| {

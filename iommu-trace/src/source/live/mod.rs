@@ -227,7 +227,7 @@ impl Live {
 
     fn release(&mut self, upto: u64, batch: &mut Batch) {
         // What was lost was lost after everything that is out already, and maybe before all that is still held.
-        for lost in self.losses.take(self.released) {
+        for lost in self.losses.take() {
             batch.events.push(lost);
         }
         self.order.release(upto, &mut batch.events);
@@ -258,7 +258,7 @@ impl Source for Live {
         self.wait(wait)?;
         let before = monotonic_ns();
         let emptied = self.drain();
-        self.losses.update()?;
+        self.losses.update(monotonic_ns())?;
         let newest = if emptied { before } else { self.order.newest().min(before) };
         self.release(newest.saturating_sub(HOLD_BACK.as_nanos() as u64), batch);
         Ok(Progress::More)
@@ -271,7 +271,7 @@ impl Source for Live {
             self.stopped = monotonic_ns();
             // A record that was begun before now is in the ring after this.
             std::thread::sleep(HOLD_BACK);
-            self.losses.update()?;
+            self.losses.update(monotonic_ns())?;
             self.losses.add(misses);
             let started = Instant::now();
             detach::in_background(ebpf);

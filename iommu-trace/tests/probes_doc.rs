@@ -1,0 +1,59 @@
+//! docs/probes.md is made from the catalogue: `UPDATE_DOCS=1 cargo test --test probes_doc` writes it anew.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use iommu_trace::probes::{CATALOGUE, Purpose, Reach};
+
+const HEAD: &str = "\
+# Probes
+
+Made from the catalogue in `iommu-trace/src/probes/catalogue.rs`; `iommu-trace doctor` tells which of them this kernel has.
+
+A function of vmlinux is probed by fentry and fexit. Those marked *module* may be in `iommufd.ko`, and have a kprobe form for that case. A
+tracepoint is probed by its BTF. A run without an **essential** probe makes no sense and ends.
+
+";
+
+#[test]
+fn the_probe_reference_is_what_the_catalogue_says() {
+    let mut doc = String::from(HEAD);
+    doc.push_str("| function | at | reached as | topic | kernels | without it |\n|---|---|---|---|---|---|\n");
+    for probe in CATALOGUE {
+        let at = match (probe.enter, probe.exit) {
+            (true, true) => "entry, return",
+            (true, false) => "entry",
+            _ => "return",
+        };
+        let reach = match probe.reach {
+            Reach::Vmlinux => "function",
+            Reach::Either => "function, *module*",
+            Reach::Tracepoint => "tracepoint",
+        };
+        let topic = match probe.purpose {
+            Purpose::Topic => format!("{:?}", probe.topic).to_lowercase(),
+            Purpose::Snapshot => "snapshot".to_owned(),
+            Purpose::Frees => "`--track-frees`".to_owned(),
+        };
+        let essential = if probe.essential { " **essential**" } else { "" };
+        writeln!(
+            doc,
+            "| `{}`{essential} | {at} | {reach} | {topic} | {} | {} |",
+            probe.id.function(),
+            probe.kernels,
+            probe.cost
+        )
+        .unwrap();
+    }
+    doc.push_str("\nThe prototypes that the programs were written against:\n\n```c\n");
+    for probe in CATALOGUE.iter().filter(|probe| probe.reach != Reach::Tracepoint) {
+        writeln!(doc, "{};", probe.prototype).unwrap();
+    }
+    doc.push_str("```\n");
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/probes.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &doc).unwrap();
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    assert!(there == doc, "docs/probes.md is out of step: UPDATE_DOCS=1 cargo test --test probes_doc");
+}
