@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::cache::Lock;
+
 pub use catalogue::{CATALOGUE, Entry, Kind, Origin, Pick};
 pub use command::{Arguments, main as command_main};
 pub use variants::{VARIANTS, Variant};
@@ -43,6 +45,13 @@ pub fn find(name: &str) -> Result<Image> {
     }
     let names: Vec<&str> = CATALOGUE.iter().map(|e| e.name).collect();
     bail!("{name} is neither a kernel of the catalogue ({}) nor a file", names.join(", "));
+}
+
+/// The source of a kernel of the catalogue, fetched if it is not in the cache: its version and the tree.
+pub fn source(name: &str) -> Result<(String, PathBuf)> {
+    let Some(entry) = catalogue::find(name) else { bail!("there is no kernel {name} in the catalogue") };
+    let _lock = Lock::take(entry.name)?;
+    fetch::source(entry, false)
 }
 
 /// A kernel of the catalogue, fetched and built as needed. Without `newest`, what is in the cache is good enough.
