@@ -7,7 +7,6 @@ use iommu_trace_common::{MAX_WATCHED, Phase, ProbeId, record::Free};
 
 use crate::{
     out::{emit, lost, set},
-    probe::Args,
     read::setting,
 };
 
@@ -24,9 +23,11 @@ pub fn watch(addr: u64) {
 }
 
 // TRACE_EVENT kfree: (unsigned long call_site, const void *ptr)
-#[aya_ebpf::macros::btf_tracepoint]
-pub fn kfree_enter(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
-    let addr = Args::arg(&ctx, 1);
+//
+// A raw tracepoint: up to 6.12 the verifier refuses a typed one's `const void *`.
+#[aya_ebpf::macros::raw_tracepoint]
+pub fn kfree_enter(ctx: aya_ebpf::programs::RawTracePointContext) -> i32 {
+    let addr = ctx.arg::<u64>(1);
     if WATCHED.remove(&addr).is_ok() {
         emit(&ctx, ProbeId::Kfree, Phase::Enter, |record: *mut Free| set!(record, { ptr: addr }));
     }

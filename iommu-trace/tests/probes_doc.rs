@@ -28,6 +28,7 @@ fn the_probe_reference_is_what_the_catalogue_says() {
             Reach::Vmlinux => "function",
             Reach::Either => "function, *module*",
             Reach::Tracepoint => "tracepoint",
+            Reach::RawTracepoint => "raw tracepoint",
         };
         let topic = match probe.purpose {
             Purpose::Topic => format!("{:?}", probe.topic).to_lowercase(),
@@ -45,7 +46,7 @@ fn the_probe_reference_is_what_the_catalogue_says() {
         .unwrap();
     }
     doc.push_str("\nThe prototypes that the programs were written against:\n\n```c\n");
-    for probe in CATALOGUE.iter().filter(|probe| probe.reach != Reach::Tracepoint) {
+    for probe in CATALOGUE.iter().filter(|probe| matches!(probe.reach, Reach::Vmlinux | Reach::Either)) {
         writeln!(doc, "{};", probe.prototype).unwrap();
     }
     doc.push_str("```\n");

@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::{
     command::{self, tail},
-    guest_tests::{self, Ctx, GuestTest},
+    guest_tests::{self, Checks, Ctx, GuestTest},
     progress::{elapsed, say},
     setup, workspace,
 };
@@ -49,8 +49,16 @@ impl Tally {
     }
 }
 
-/// How a step went: its tests, and what to show if any failed.
-type Report = (Tally, String);
+/// How a step went.
+#[derive(Default)]
+struct Report {
+    /// Its tests.
+    tally: Tally,
+    /// What to show if any failed.
+    output: String,
+    /// What to show in any case.
+    notes: Vec<String>,
+}
 
 /// What a step does.
 enum Action {
@@ -117,8 +125,11 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         for step in &steps {
             say(&format!("{:<28} ", step.name));
             let at = Instant::now();
-            let (tally, output) = run(step, &ctx);
+            let Report { tally, output, notes } = run(step, &ctx);
             say(&format!("{}\n", line(tally, at.elapsed())));
+            for note in notes {
+                say(&format!("  {note}\n"));
+            }
             total.passed += tally.passed;
             total.failed += tally.failed;
             if tally.failed > 0 {
@@ -127,7 +138,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         }
     }
     for (name, output) in &failures {
-        say(&format!("\n---- {name} failed; its output ends\n{}\n", tail(output, TAIL)));
+        say(&format!("\n---- {name} failed; its output ends\n{output}\n"));
     }
     say(&format!("\ntook {}\n", elapsed(started.elapsed())));
     say(&format!("{} passed, {} failed\n", total.passed, total.failed));
@@ -146,18 +157,28 @@ fn select(steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>> {
 
 fn run(step: &Step, ctx: &Ctx) -> Report {
     let report = match &step.action {
-        Action::Check(args, variables) => cargo(args, variables).map(|(ok, output)| (Tally::of(ok), output)),
+        Action::Check(args, variables) => cargo(args, variables).map(|(ok, output)| Report {
+            tally: Tally::of(ok),
+            output: tail(&output, TAIL),
+            ..Report::default()
+        }),
         Action::CargoTest(args) => cargo(args, &[]).map(|(ok, output)| {
             let mut tally = count(&output);
             if !ok && tally.failed == 0 {
                 // It did not compile, or a test ended its whole process.
                 tally.failed = 1;
             }
-            (tally, failed_tests(&output))
+            Report { tally, output: tail(&failed_tests(&output), TAIL), ..Report::default() }
         }),
-        Action::Guest(test) => test.run(ctx).map(|()| (Tally::of(true), String::new())),
+        Action::Guest(test) => Ok(guest_report(test.run(ctx))),
     };
-    report.unwrap_or_else(|error| (Tally::of(false), format!("{error:#}")))
+    report.unwrap_or_else(|error| Report { tally: Tally::of(false), output: format!("{error:#}"), ..Report::default() })
+}
+
+fn guest_report(checks: Checks) -> Report {
+    let tally = Tally { passed: checks.passed, failed: checks.failed.len() };
+    let output: Vec<String> = checks.failed.iter().map(|(name, why)| format!("{name}: {}", tail(why, TAIL))).collect();
+    Report { tally, output: output.join("\n"), notes: checks.notes }
 }
 
 /// Runs cargo; whether it succeeded, and all that it said.

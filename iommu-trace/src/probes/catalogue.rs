@@ -13,6 +13,8 @@ pub enum Reach {
     Either,
     /// A tracepoint, by BTF.
     Tracepoint,
+    /// A tracepoint whose arguments BTF cannot type: as bare numbers.
+    RawTracepoint,
 }
 
 /// One row of the table.
@@ -275,7 +277,7 @@ catalogue! {
     GroupShowType "group_show_type" [enter] Vmlinux Attach, purpose Snapshot;
         kernels "all"; cost "what was attached before is not known";
         "ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)"
-    Kfree "kfree" [enter] Tracepoint Attach, purpose Frees;
+    Kfree "kfree" [enter] RawTracepoint Attach, purpose Frees;
         kernels "all"; cost "frees of handles and fault groups are not seen";
         "(unsigned long call_site, const void *ptr)"
 }
@@ -289,7 +291,7 @@ mod tests {
         for (index, probe) in CATALOGUE.iter().enumerate() {
             assert!(CATALOGUE[..index].iter().all(|other| other.id != probe.id && other.stem != probe.stem));
             assert!(probe.enter || probe.exit, "{}", probe.stem);
-            assert!(probe.reach != Reach::Tracepoint || !probe.exit, "{}", probe.stem);
+            assert!(!matches!(probe.reach, Reach::Tracepoint | Reach::RawTracepoint) || !probe.exit, "{}", probe.stem);
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Way {
     KRetProbe,
     /// At a tracepoint, with typed arguments.
     TpBtf,
+    /// At a tracepoint, with bare arguments.
+    RawTp,
 }
 
 impl fmt::Display for Way {
@@ -30,6 +32,7 @@ impl fmt::Display for Way {
             Way::KProbe => "kprobe",
             Way::KRetProbe => "kretprobe",
             Way::TpBtf => "tp_btf",
+            Way::RawTp => "raw_tp",
         })
     }
 }
@@ -145,9 +148,14 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     }
     let function = probe.id.function();
     let well = |programs| Planned { probe, programs, verdict: Verdict::Ok, reason: None };
-    if probe.reach == Reach::Tracepoint {
+    let tracepoint = match probe.reach {
+        Reach::Tracepoint => Some(Way::TpBtf),
+        Reach::RawTracepoint => Some(Way::RawTp),
+        Reach::Vmlinux | Reach::Either => None,
+    };
+    if let Some(way) = tracepoint {
         return if machine.has_tracepoint(function) {
-            well(programs(probe, Way::TpBtf, Way::TpBtf))
+            well(programs(probe, way, way))
         } else {
             not(Verdict::Missing, format!("this kernel has no tracepoint {function}"))
         };

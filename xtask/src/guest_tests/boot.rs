@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Guest, GuestTest};
+use super::{Checks, Guest, GuestTest};
 use crate::{qemu::Iommu, vm::Status};
 
 const PASSES_THROUGH: &str = "output, files and exit status pass through whole";
@@ -70,7 +70,7 @@ pub const TESTS: &[GuestTest] = &[
 ];
 
 /// 10 MB on standard output, another text on standard error, status 7, and a file there and back.
-fn passes_through(guest: &Guest) -> Result<()> {
+fn passes_through(guest: &Guest, _: &mut Checks) -> Result<()> {
     // Bytes that a terminal would change or swallow, and no period that a lost block could hide behind.
     let mut state = 0x9e37_79b9_u32;
     let data: Vec<u8> = (0..10 << 20)
@@ -102,7 +102,7 @@ fn passes_through(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn signal(guest: &Guest) -> Result<()> {
+fn signal(guest: &Guest, _: &mut Checks) -> Result<()> {
     // The orphan holds standard output open: the run must not wait for it.
     let outcome = guest.vm().script("sleep 1000 & echo before; kill -SEGV $$").run()?;
     outcome.healthy()?;
@@ -111,7 +111,7 @@ fn signal(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn panic(guest: &Guest) -> Result<()> {
+fn panic(guest: &Guest, _: &mut Checks) -> Result<()> {
     let outcome = guest.vm().script("echo before; echo c > /proc/sysrq-trigger; sleep 100").run()?;
     ensure!(matches!(outcome.status, Status::Crashed(_)), "it ended as {:?}", outcome.status);
     ensure!(outcome.console.contains("sysrq_handle_crash"), "the console lacks the trace:\n{}", outcome.console);
@@ -119,7 +119,7 @@ fn panic(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn vt_d(guest: &Guest) -> Result<()> {
+fn vt_d(guest: &Guest, _: &mut Checks) -> Result<()> {
     let outcome = guest
         .vm()
         .script(
@@ -137,7 +137,7 @@ fn vt_d(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn amd_vi(guest: &Guest) -> Result<()> {
+fn amd_vi(guest: &Guest, _: &mut Checks) -> Result<()> {
     let outcome = guest.vm().script("ls /sys/class/iommu /sys/kernel/iommu_groups/0").run()?;
     outcome.success()?;
     ensure!(outcome.text().contains("ivhd0") && outcome.text().contains("devices"), "{}", outcome.text());

@@ -1,6 +1,13 @@
 //! Tests in guests, as tables: each file of this directory has its own, and [`all`] chains them.
 
 mod boot;
+mod compare;
+mod lifecycle;
+mod session;
+mod trace;
+mod traced;
+mod truth;
+mod usage;
 
 use std::cell::OnceCell;
 
@@ -26,19 +33,62 @@ pub struct GuestTest {
     pub iommu: Iommu,
     /// Whether iommu-trace is in the guest. Without it a test runs even while iommu-trace does not build.
     pub tracer: bool,
-    /// The test itself: boots the guest of [`Guest::vm`], once or more, and judges what comes out.
-    pub run: fn(&Guest) -> Result<()>,
+    /// The test itself: boots the guest of [`Guest::vm`], once or more, and judges what comes out. An error ends it; what
+    /// it has checked until then counts.
+    pub run: fn(&Guest, &mut Checks) -> Result<()>,
+}
+
+/// What a test has checked. One that checks nothing by name is one check itself.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// How many held.
+    pub passed: usize,
+    /// Those that did not, with why.
+    pub failed: Vec<(String, String)>,
+    /// Figures for people: they decide nothing.
+    pub notes: Vec<String>,
+}
+
+impl Checks {
+    /// Counts one check.
+    fn check(&mut self, name: impl Into<String>, result: Result<()>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.failed.push((name.into(), format!("{error:#}"))),
+        }
+    }
+
+    fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// Ends it.
+    fn close(mut self, name: &str, result: Result<()>) -> Self {
+        match result {
+            Ok(()) if self.passed + self.failed.len() == 0 => self.passed = 1,
+            Ok(()) => {}
+            Err(error) => self.failed.push((name.to_owned(), format!("{error:#}"))),
+        }
+        self
+    }
 }
 
 impl GuestTest {
     /// Runs it.
-    pub fn run(&self, ctx: &Ctx) -> Result<()> {
+    pub fn run(&self, ctx: &Ctx) -> Checks {
+        let mut checks = Checks::default();
+        let result = self.run_into(ctx, &mut checks);
+        checks.close(self.name, result)
+    }
+
+    fn run_into(&self, ctx: &Ctx, checks: &mut Checks) -> Result<()> {
         let guest = Guest {
             image: kernel::find(self.kernel)?,
             programs: ctx.programs(self.tracer)?.clone(),
             iommu: self.iommu,
         };
-        (self.run)(&guest).with_context(|| format!("{} ({} {})", self.about, guest.image.name, guest.image.version))
+        (self.run)(&guest, checks)
+            .with_context(|| format!("{} ({} {})", self.about, guest.image.name, guest.image.version))
     }
 }
 
@@ -79,5 +129,28 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    boot::TESTS.iter()
+    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_test_without_named_checks_is_one() {
+        assert_eq!(Checks::default().close("boot", Ok(())).passed, 1);
+        let failed = Checks::default().close("boot", Err(anyhow!("no"))).failed;
+        assert_eq!(failed, [("boot".to_owned(), "no".to_owned())]);
+    }
+
+    #[test]
+    fn named_checks_are_counted_one_by_one() {
+        let mut checks = Checks::default();
+        checks.check("a", Ok(()));
+        checks.check("b", Err(anyhow!("no")));
+        let checks = checks.close("test", Ok(()));
+        assert_eq!((checks.passed, checks.failed.len()), (1, 1));
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint},
 };
 use iommu_trace_common::{ProbeId, Settings};
 
@@ -33,7 +33,7 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
             match program.way {
                 Way::FEntry | Way::FExit => functions.push(planned.probe.id.function()),
                 Way::TpBtf => tracepoints.push(planned.probe.id.function()),
-                Way::KProbe | Way::KRetProbe => {}
+                Way::KProbe | Way::KRetProbe | Way::RawTp => {}
             }
         }
     }
@@ -144,6 +144,11 @@ fn attach(loaded: Option<&mut AyaProgram>, function: &str, program: &Program, bt
             let program: &mut BtfTracePoint = loaded.try_into()?;
             program.load(function, btf)?;
             program.attach()?;
+        }
+        Way::RawTp => {
+            let program: &mut RawTracePoint = loaded.try_into()?;
+            program.load()?;
+            program.attach(function)?;
         }
         Way::KProbe | Way::KRetProbe => {
             let program: &mut KProbe = loaded.try_into()?;

@@ -95,6 +95,7 @@ pub fn fdinfo(ebpf: &Ebpf) -> impl Iterator<Item = (String, FdInfo)> + '_ {
             Program::FExit(p) => p.fd(),
             Program::KProbe(p) => p.fd(),
             Program::BtfTracePoint(p) => p.fd(),
+            Program::RawTracePoint(p) => p.fd(),
             _ => return None,
         };
         let fd = fd.ok()?;
