@@ -18,6 +18,7 @@ pub mod modules;
 pub mod programs;
 pub mod progress;
 pub mod qemu;
+pub mod selftests;
 pub mod setup;
 pub mod test;
 pub mod toolchain;

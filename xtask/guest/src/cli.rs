@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
-use crate::programs::{attach, default_domain, dma_fault, iopf, map_load, vfio, workload};
+use crate::programs::{attach, default_domain, dma_fault, iopf, map_load, race, vfio, workload};
 use crate::sys;
 use crate::truth::{Fact, Truth};
 
@@ -43,6 +43,8 @@ enum Program {
     DefaultDomain(default_domain::Args),
     /// DMA faults by QEMU's edu device.
     DmaFault(dma_fault::Args),
+    /// Page faults on a PASID that comes and goes.
+    Race(race::Args),
     /// Map and unmap as fast as it goes.
     MapLoad(map_load::Args),
     /// A mix of the above, at a human's pace or as fast as it goes.
@@ -57,6 +59,7 @@ impl Program {
             Self::Vfio(_) => "vfio",
             Self::DefaultDomain(_) => "default-domain",
             Self::DmaFault(_) => "dma-fault",
+            Self::Race(_) => "race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
         }
@@ -69,6 +72,7 @@ impl Program {
             Self::Vfio(args) => vfio::run(args, truth),
             Self::DefaultDomain(args) => default_domain::run(args, truth),
             Self::DmaFault(args) => dma_fault::run(args, truth),
+            Self::Race(args) => race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),
         }

@@ -65,12 +65,22 @@ pub(super) fn build(entry: &Entry, newest: bool) -> Result<Image> {
     Ok(image(entry, &dir, version))
 }
 
-fn compile(entry: &Entry, version: &str, source: &Path, place: &Path) -> Result<()> {
-    let build = place.join("build");
-    fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
-    let make = || {
+/// A build tree to run make in.
+pub(super) struct Make<'a> {
+    /// What is built.
+    pub name: &'a str,
+    /// The version of its source.
+    pub version: &'a str,
+    /// The source tree.
+    pub source: &'a Path,
+    /// The build tree.
+    pub build: &'a Path,
+}
+
+impl Make<'_> {
+    fn command(&self) -> Command {
         let mut make = Command::new("make");
-        make.arg("-C").arg(source).arg(format!("O={}", build.display()));
+        make.arg("-C").arg(self.source).arg(format!("O={}", self.build.display()));
         // What a build says about itself does not depend on who built it where.
         make.args(["KBUILD_BUILD_USER=iommu-trace", "KBUILD_BUILD_HOST=xtask"]);
         // The make or cargo that started us has nothing to say to this one.
@@ -78,12 +88,57 @@ fn compile(entry: &Entry, version: &str, source: &Path, place: &Path) -> Result<
             make.env_remove(variable);
         }
         make
-    };
+    }
+
+    /// Makes targets, with the log in a file.
+    pub(super) fn run(&self, targets: &[String], log_path: &Path) -> Result<()> {
+        let mut log = File::create(log_path).with_context(|| format!("cannot make {}", log_path.display()))?;
+        let what = format!("building {} ({}), some minutes the first time", self.name, self.version);
+        let mut progress = Progress::start(what);
+        let jobs = thread::available_parallelism().map_or(1, usize::from);
+        let mut make = self.command();
+        make.arg(format!("-j{jobs}"))
+            .args(targets)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.try_clone()?);
+        let mut child = make.spawn().map_err(|error| command::cannot_start(&make, &error))?;
+        let mut files = 0_u32;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).split(b'\n') {
+                let line = line.context("cannot read what make says")?;
+                log.write_all(&line).and_then(|()| log.write_all(b"\n")).context("cannot write the build's log")?;
+                if is_compilation(&line) {
+                    files += 1;
+                }
+                progress.at(&format!("{files} files compiled"));
+            }
+        }
+        let status = child.wait().context("cannot wait for make")?;
+        if !status.success() {
+            let log = fs::read(log_path).unwrap_or_default();
+            bail!(
+                "cannot build {}: `{}` failed ({status}); {} ends\n{}",
+                self.name,
+                command::shown(&make),
+                log_path.display(),
+                tail(&String::from_utf8_lossy(&log), 30)
+            );
+        }
+        progress.done(&format!("{files} files compiled"));
+        Ok(())
+    }
+}
+
+fn compile(entry: &Entry, version: &str, source: &Path, place: &Path) -> Result<()> {
+    let build = place.join("build");
+    fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
+    let make = Make { name: entry.name, version, source, build: &build };
     let config = build.join(".config");
     if !config.exists() {
         let fragment = place.join("fragment.config");
         fs::write(&fragment, FRAGMENT).with_context(|| format!("cannot write {}", fragment.display()))?;
-        command::output(make().arg("tinyconfig"))?;
+        command::output(make.command().arg("tinyconfig"))?;
         command::output(
             Command::new(source.join("scripts/kconfig/merge_config.sh"))
                 .current_dir(source)
@@ -92,48 +147,22 @@ fn compile(entry: &Entry, version: &str, source: &Path, place: &Path) -> Result<
                 .arg(&config)
                 .arg(&fragment),
         )?;
-        command::output(make().arg("olddefconfig"))?;
+        command::output(make.command().arg("olddefconfig"))?;
     }
     check_config(&fs::read_to_string(&config)?).inspect_err(|_| {
         // The next try starts from the beginning, perhaps with what was missing installed.
         let _ = fs::remove_file(&config);
     })?;
+    make.run(&["bzImage".to_owned()], &place.join("build.log"))?;
+    install(&build, place)
+}
 
-    let log_path = place.join("build.log");
-    let mut log = File::create(&log_path).with_context(|| format!("cannot make {}", log_path.display()))?;
-    let mut progress = Progress::start(format!("building {} ({version}), some minutes the first time", entry.name));
-    let jobs = thread::available_parallelism().map_or(1, usize::from);
-    let mut make = make();
-    make.arg(format!("-j{jobs}")).arg("bzImage").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
-    let mut child = make.spawn().map_err(|error| command::cannot_start(&make, &error))?;
-    let mut files = 0_u32;
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).split(b'\n') {
-            let line = line.context("cannot read what make says")?;
-            log.write_all(&line).and_then(|()| log.write_all(b"\n")).context("cannot write the build's log")?;
-            if is_compilation(&line) {
-                files += 1;
-            }
-            progress.at(&format!("{files} files compiled"));
-        }
-    }
-    let status = child.wait().context("cannot wait for make")?;
-    if !status.success() {
-        let log = fs::read(&log_path).unwrap_or_default();
-        bail!(
-            "cannot build {}: `{}` failed ({status}); {} ends\n{}",
-            entry.name,
-            command::shown(&make),
-            log_path.display(),
-            tail(&String::from_utf8_lossy(&log), 30)
-        );
-    }
+/// Puts the image of a build tree into its place.
+pub(super) fn install(build: &Path, place: &Path) -> Result<()> {
     // By rename, and last: its being there says that the kernel is whole.
     let temporary = place.join("bzImage.new");
     fs::copy(build.join("arch/x86/boot/bzImage"), &temporary).context("make has left no bzImage")?;
-    fs::rename(&temporary, place.join("bzImage")).context("cannot put the bzImage into its place")?;
-    progress.done(&format!("{files} files compiled"));
-    Ok(())
+    fs::rename(&temporary, place.join("bzImage")).context("cannot put the bzImage into its place")
 }
 
 /// Whether a line of make's output says that a file was compiled.

@@ -5,7 +5,9 @@ use clap::{Args, Subcommand};
 
 use crate::progress::say;
 
-use super::{CATALOGUE, Entry, Kind, cached, catalogue, ensure, fetch};
+use super::{
+    CATALOGUE, Entry, Kind, VARIANTS, cached, catalogue, ensure, ensure_variant, fetch, variant_build, variants,
+};
 
 /// Options of `cargo xtask kernel`.
 #[derive(Args, Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Arguments {
 enum Sub {
     /// Show the catalogue and what is in the cache
     List,
+    /// Show the kernels with a bug put in: which are in the cache, the rule that finds each, and the bug
+    Variants,
     /// Fetch a stock kernel, or the source of one to build
     Fetch {
         /// A name of the catalogue
@@ -26,9 +30,9 @@ enum Sub {
         #[arg(long)]
         newest: bool,
     },
-    /// Build a kernel
+    /// Build a kernel, or with BASE+VARIANT one with a bug put in
     Build {
-        /// A name of the catalogue
+        /// A name of the catalogue, or of a variant
         name: String,
         /// Look for a newer version than the one in the cache
         #[arg(long)]
@@ -36,7 +40,7 @@ enum Sub {
     },
     /// Print the path of a kernel's image; fetch or build it first if needed
     Path {
-        /// A name of the catalogue
+        /// A name of the catalogue, or of a variant
         name: String,
     },
 }
@@ -54,6 +58,14 @@ pub fn main(arguments: &Arguments) -> Result<()> {
                 say(&format!("{:<12} {:<20} {}\n", entry.name, have, entry.about));
             }
         }
+        Sub::Variants => {
+            for variant in VARIANTS {
+                let base = entry(variant.base)?;
+                let have = if matches!(variant_build::cached(base, variant), Ok(Some(_))) { "built" } else { "-" };
+                let name = format!("{}+{}", variant.base, variant.name);
+                say(&format!("{name:<32} {have:<6} {:<22} {}\n", variant.rule, variant.about));
+            }
+        }
         Sub::Fetch { name, newest } => {
             let entry = entry(name)?;
             match entry.kind {
@@ -62,13 +74,23 @@ pub fn main(arguments: &Arguments) -> Result<()> {
             }
         }
         Sub::Build { name, newest } => {
+            if let Some((base, variant)) = variants::find(name)? {
+                say(&format!("{}\n", ensure_variant(base, variant, *newest)?.bzimage.display()));
+                return Ok(());
+            }
             let entry = entry(name)?;
             if let Kind::Stock { .. } = entry.kind {
                 bail!("{name} is Debian's own build: `cargo xtask kernel fetch {name}` gets it");
             }
             say(&format!("{}\n", ensure(entry, *newest)?.bzimage.display()));
         }
-        Sub::Path { name } => say(&format!("{}\n", ensure(entry(name)?, false)?.bzimage.display())),
+        Sub::Path { name } => {
+            let image = match variants::find(name)? {
+                Some((base, variant)) => ensure_variant(base, variant, false)?,
+                None => ensure(entry(name)?, false)?,
+            };
+            say(&format!("{}\n", image.bzimage.display()));
+        }
     }
     Ok(())
 }

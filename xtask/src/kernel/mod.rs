@@ -3,14 +3,20 @@
 mod build;
 mod catalogue;
 mod command;
+mod edit;
 mod fetch;
+mod variant_build;
+mod variants;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::cache::Lock;
+
 pub use catalogue::{CATALOGUE, Entry, Kind, Origin, Pick};
 pub use command::{Arguments, main as command_main};
+pub use variants::{VARIANTS, Variant};
 
 /// A kernel ready to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +36,22 @@ pub fn find(name: &str) -> Result<Image> {
     if let Some(entry) = catalogue::find(name) {
         return ensure(entry, false);
     }
+    if let Some((entry, variant)) = variants::find(name)? {
+        return ensure_variant(entry, variant, false);
+    }
     let path = Path::new(name);
     if path.is_file() {
         return Ok(Image { name: name.to_owned(), version: String::new(), bzimage: path.to_owned(), modules: None });
     }
     let names: Vec<&str> = CATALOGUE.iter().map(|e| e.name).collect();
     bail!("{name} is neither a kernel of the catalogue ({}) nor a file", names.join(", "));
+}
+
+/// The source of a kernel of the catalogue, fetched if it is not in the cache: its version and the tree.
+pub fn source(name: &str) -> Result<(String, PathBuf)> {
+    let Some(entry) = catalogue::find(name) else { bail!("there is no kernel {name} in the catalogue") };
+    let _lock = Lock::take(entry.name)?;
+    fetch::source(entry, false)
 }
 
 /// A kernel of the catalogue, fetched and built as needed. Without `newest`, what is in the cache is good enough.
@@ -47,6 +63,14 @@ fn ensure(entry: &Entry, newest: bool) -> Result<Image> {
         Kind::Source(_) => build::build(entry, newest),
         Kind::Stock { .. } => fetch::stock(entry),
     }
+}
+
+/// A variant of a kernel, built as needed.
+fn ensure_variant(entry: &Entry, variant: &Variant, newest: bool) -> Result<Image> {
+    if !newest && let Some(image) = variant_build::cached(entry, variant)? {
+        return Ok(image);
+    }
+    variant_build::build(entry, variant, newest)
 }
 
 /// The newest image of an entry in the cache.
