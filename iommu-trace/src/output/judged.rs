@@ -154,16 +154,20 @@ impl Judged {
     pub(super) fn write_text(&self, palette: Palette, text: &mut String) -> fmt::Result {
         let watched = &self.watched;
         let counts = [
-            (watched.records, "records"),
-            (watched.groups, "groups"),
-            (watched.handles_found, "handles found"),
-            (watched.handles_attached, "attached"),
-            (watched.handles_detached, "detached"),
-            (watched.handles_left, "left"),
-            (watched.lookups, "look-ups"),
-            (watched.faults, "faults"),
+            (watched.records, "record", "records"),
+            (watched.groups, "group", "groups"),
+            (watched.handles_found, "handle found", "handles found"),
+            (watched.handles_attached, "attached", "attached"),
+            (watched.handles_detached, "detached", "detached"),
+            (watched.handles_left, "left", "left"),
+            (watched.lookups, "look-up", "look-ups"),
+            (watched.faults, "fault", "faults"),
         ];
-        list(text, "watched", &counts.map(|(count, what)| format!("{count} {what}")))?;
+        list(
+            text,
+            "watched",
+            &counts.map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many })),
+        )?;
         let (has, lacks) = self.features();
         list(text, "kernel", &has)?;
         list(text, "without", &lacks)?;
