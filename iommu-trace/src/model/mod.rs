@@ -29,7 +29,7 @@
 //!
 //! Calls are tracked by thread: an entry pushes, a return pops. Changes of attachments nest, and the outermost one is
 //! the span. Faults are joined by the reporter's thread until a handler is given a fault group, by the group's address
-//! after that; see [`faults`]. Everything is bounded: past its limit a table forgets the oldest, and
+//! after that; see `faults`. Everything is bounded: past its limit a table forgets the oldest, and
 //! [`Counts::forgotten`] says so.
 
 mod calls;
