@@ -15,6 +15,7 @@ use aya_ebpf::{
 use iommu_trace_common::{Field, MAX_MEMBERS, Phase, ProbeId, owner, record::Slot, slot};
 
 use crate::{
+    free::watch,
     out::{diagnose, emit_plain, lost, set, thread},
     probe::{Args, on_enter},
     read::{self, offset, ptr, setting},
@@ -63,6 +64,7 @@ fn current() -> Option<&'static mut Walk> {
 /// Tells one piece. `pasid_what` has the PASID in its upper half.
 #[inline(never)]
 fn piece(pasid_what: u64, group: u64, dev: u64, domain: u64, handle: u64) -> u64 {
+    watch(handle);
     emit_plain(ProbeId::GroupShowType, Phase::Enter, |record: *mut Slot| {
         // SAFETY: the places are this record's.
         unsafe {

@@ -12,7 +12,7 @@ use iommu_trace::{
 
 /// A terminal of so many columns, or a pipe.
 fn options(palette: Palette, columns: Option<usize>) -> TextOptions {
-    TextOptions { palette, columns: columns.unwrap_or(100), wrap: columns.is_some() }
+    TextOptions { palette, columns: columns.unwrap_or(100), wrap: columns.is_some(), heads: true }
 }
 
 fn text(time: TimeForm, columns: Option<usize>, palette: Palette, spans: &[Span], stack: &[Frame]) -> String {

@@ -23,7 +23,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "trace", "doctor", "completions", "man"] {
+    for command in ["", "trace", "check", "handles", "doctor", "completions", "man"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());
@@ -46,6 +46,12 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["trace", "--time", "local"], "[possible values: relative, monotonic, utc]"),
     (&["trace", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
     (&["trace", "--pid", "command"], "stands for the command after `--`"),
+    (&["check", "--rules", "stale-handle"], "there is no rule `stale-handle`; the rules are slot-occupied, "),
+    (&["check", "--silence", "stale-lookup,x"], "there is no rule `x`"),
+    (&["check", "--rules", "stale-lookup", "--silence", "stale-lookup"], "--silence leaves no rule to judge"),
+    (&["check", "--ownership", "shared"], "[possible values: caller-owned, refcounted]"),
+    (&["check", "--violations-exit", "256"], "256 is not in 0..=255"),
+    (&["handles", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
     (&["trace", "--output", "/nonexistent/file"], "cannot create the output file \"/nonexistent/file\": No such file"),
     (&["trace", "--output", "/"], "cannot create the output file \"/\": Is a directory"),
     (
@@ -85,7 +91,17 @@ fn run_unprivileged(arguments: &[&str]) -> Output {
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let binary = dir.path().join("iommu-trace");
     std::fs::copy(env!("CARGO_BIN_EXE_iommu-trace"), &binary).unwrap();
-    Command::new(binary).args(arguments).uid(65534).gid(65534).current_dir("/").stdin(Stdio::null()).output().unwrap()
+    // Another test's child, forked while the copy was written, keeps it busy until it has called exec itself.
+    loop {
+        let mut command = Command::new(&binary);
+        command.args(arguments).uid(65534).gid(65534).current_dir("/").stdin(Stdio::null());
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            output => return output.unwrap(),
+        }
+    }
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Filter {
     }
 }
 
-fn globs(option: &str, patterns: &[String]) -> anyhow::Result<Option<GlobSet>> {
+pub(super) fn globs(option: &str, patterns: &[String]) -> anyhow::Result<Option<GlobSet>> {
     if patterns.is_empty() {
         return Ok(None);
     }

@@ -1,11 +1,14 @@
 //! The command line: one file a subcommand, and what they share.
 //!
 //! Exit statuses: 0 for success, 2 for bad usage or a failed set-up, the started command's own where there is one,
-//! and what a subcommand says of itself (`doctor` has 1).
+//! and what a subcommand says of itself (`doctor` has 1, `check` 3).
 
+mod check;
 mod completions;
 mod doctor;
 mod filter;
+mod handles;
+mod log;
 mod man;
 mod options;
 mod parse;
@@ -19,11 +22,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::output::is_closed_pipe;
 
+pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
 pub use filter::{Filter, Pids, Processes};
+pub use handles::holdings;
 pub use options::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs};
 pub use processes::Descendants;
-pub use run::Run;
+pub use run::{Judging, Run};
 
 /// Bad usage or a failed set-up.
 pub const EXIT_USAGE: u8 = 2;
@@ -44,6 +49,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Trace(Box<trace::Trace>),
+    Check(Box<check::Check>),
+    Handles(handles::Handles),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -62,6 +69,8 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Trace(trace) => trace.run(),
+        Command::Check(check) => check.run(),
+        Command::Handles(handles) => handles.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

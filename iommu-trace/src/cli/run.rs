@@ -24,12 +24,13 @@ use tokio::{
 
 use super::{ConsumerOptions, Filter, complain, processes::Descendants};
 use crate::{
-    event::ProbeId,
-    model::{Effects, Model, ModelOptions, ProbeSet},
+    event::{Body, Event, ProbeId, SlotWhat},
+    model::{Effects, Measure, Model, ModelOptions, ProbeSet, RULES, RuleId, RuleSet},
     output::{
-        Clock, CommandEnd, Exit, Format, JsonSink, Output, Reason, Sink, Start, Tally, TextOptions, TextSink, quoted,
+        Blind, Clock, CommandEnd, Exit, Format, JsonSink, Judged, Mirrored, Output, Quantiles, Reason, Refcounted,
+        Sink, Start, Tally, TextOptions, TextSink, Unjudged, Watched, is_closed_pipe, quoted,
     },
-    probes::Verdict,
+    probes::{CATALOGUE, Verdict},
     source::{self, Batch, Frame, Source, SourceInfo, Stacks},
 };
 
@@ -38,12 +39,32 @@ const FLUSH_EVERY: Duration = Duration::from_millis(200);
 /// How long a command may take to end once it was told to.
 const COMMAND_GRACE: Duration = Duration::from_secs(5);
 
+/// A run that is there for its verdict: violations are shown, and what happened otherwise is only counted.
+#[derive(Clone, Debug)]
+pub struct Judging {
+    /// The rules that are judged.
+    pub rules: RuleSet,
+    /// Whether the first proposal's rules are among them because that ownership was asked for.
+    pub refcounted: bool,
+    /// A page request without a response for this long is a violation.
+    pub answer_timeout: Duration,
+    /// How long to watch on when the command has ended.
+    pub settle: Duration,
+    /// The exit status when there is a violation.
+    pub violations_exit: u8,
+    /// Whether a warning is a violation, too.
+    pub strict: bool,
+    /// Whether frees are watched.
+    pub track_frees: bool,
+}
+
 /// A run that is checked and may begin: nothing has been traced or printed.
 pub struct Run<'a> {
     options: &'a ConsumerOptions,
     filter: Filter,
     program: Option<PathBuf>,
     output: Output,
+    judging: Option<Judging>,
 }
 
 impl<'a> Run<'a> {
@@ -55,7 +76,13 @@ impl<'a> Run<'a> {
             bail!("`--pid command` stands for the command after `--`, and there is none");
         }
         let output = Output::open(options.output.output.as_ref())?;
-        Ok(Run { options, filter, program, output })
+        Ok(Run { options, filter, program, output, judging: None })
+    }
+
+    /// Makes it a run for its verdict.
+    #[must_use]
+    pub fn judging(self, judging: Judging) -> Self {
+        Run { judging: Some(judging), ..self }
     }
 
     /// What is shown.
@@ -74,22 +101,31 @@ impl<'a> Run<'a> {
     }
 
     async fn consume_async(self, source: Box<dyn Source>) -> anyhow::Result<ExitCode> {
-        let Run { options, filter, program, output } = self;
+        let Run { options, filter, program, output, judging } = self;
         let mut signals = Signals::new().context("cannot handle signals")?;
         let mut stream = source::spawn(source)?;
         let control = stream.control();
         let info = Arc::clone(stream.info());
         let terminal = output.is_terminal();
+        let defaults = ModelOptions::default();
+        let model = ModelOptions {
+            stages: options.output.stages,
+            unseen: unseen(&info),
+            answer_timeout: judging.as_ref().map_or(defaults.answer_timeout, |judging| judging.answer_timeout),
+            clock: Some(Box::new(clock())),
+            rules: judging.as_ref().map_or(defaults.rules, |judging| judging.rules),
+        };
         let mut session = Session {
-            model: Model::new(
-                info.features.clone(),
-                ModelOptions { stages: options.output.stages, unseen: unseen(&info), ..ModelOptions::default() },
-            ),
+            model: Model::new(info.features.clone(), model),
             effects: Effects::default(),
             tally: Tally::default(),
             processes: Descendants::none(),
             stacks: options.output.stacks.then(|| Arc::clone(stream.stacks())),
-            sink: sink(options, &info, output),
+            sink: sink(options, &info, output, judging.is_none()),
+            judging,
+            info: Arc::clone(&info),
+            watched: Watched::default(),
+            mirrored: Mirrored::default(),
             filter,
             limit: options.stop.count,
             shown: 0,
@@ -121,18 +157,25 @@ impl<'a> Run<'a> {
             }
         }
         let deadline = options.stop.duration.and_then(|duration| Instant::now().checked_add(duration));
+        // Until when to watch on after the command's end.
+        let mut settled: Option<Instant> = None;
 
         loop {
             let running = workload.as_ref().is_some_and(|workload| workload.end.is_none());
             let reason = tokio::select! {
                 // A storm of events must not starve what ends it.
                 biased;
-                reason = signals.next(), if ending.is_none() => Some(reason),
+                // The command's status stands, however the rest is cut short.
+                reason = signals.next(), if ending.is_none() => Some(settled.map_or(reason, |_| Reason::Command)),
                 ended = wait(workload.as_mut()), if running => {
                     ended?;
-                    Some(Reason::Command)
+                    settled = session.settled_at().filter(|_| ending.is_none());
+                    settled.is_none().then_some(Reason::Command)
                 }
-                () = until(deadline), if ending.is_none() && deadline.is_some() => Some(Reason::Duration),
+                () = until(settled), if ending.is_none() && settled.is_some() => Some(Reason::Command),
+                () = until(deadline), if ending.is_none() && deadline.is_some() => {
+                    Some(settled.map_or(Reason::Duration, |_| Reason::Command))
+                }
                 () = until(session.waiting), if session.waiting.is_some() => {
                     if let Err(error) = session.flush() {
                         failed.get_or_insert(error.into());
@@ -178,10 +221,16 @@ impl<'a> Run<'a> {
         let reason = ending.unwrap_or(Reason::Error);
         let end = workload.and_then(|workload| workload.end);
         if writable {
-            session.end(Exit { reason, command: end }, info.started_ns)?;
+            let exit = Exit { reason, command: end };
+            if let Err(error) = session.end(exit, info.started_ns) {
+                failed.get_or_insert(error.into());
+            }
         }
         match (failed, reason, end) {
+            // That nobody reads on does not make it clean.
+            (Some(error), ..) if is_closed_pipe(&error) => session.verdict().ok_or(error),
             (Some(error), ..) => Err(error),
+            (None, ..) if session.verdict().is_some() => Ok(session.verdict().unwrap_or(ExitCode::SUCCESS)),
             (None, Reason::Command, Some(end)) => Ok(ExitCode::from(end.exit_code())),
             _ => Ok(ExitCode::SUCCESS),
         }
@@ -189,23 +238,60 @@ impl<'a> Run<'a> {
 }
 
 /// Functions that the kernel has and that are not probed: the model must not take silence for absence.
+///
+/// Those of a driver that is not at work here are never called, and so hide nothing.
 fn unseen(info: &SourceInfo) -> ProbeSet {
+    let has_driver = |id| CATALOGUE.iter().any(|probe| probe.id == id && !probe.driver.is_empty());
     info.probes
         .iter()
-        .filter(|probe| matches!(probe.verdict, Verdict::Broken | Verdict::NotApplicable))
-        .filter_map(|probe| ProbeId::ALL.iter().copied().find(|id| id.function() == probe.function))
+        .filter_map(|probe| {
+            Some((probe.verdict, ProbeId::ALL.iter().copied().find(|id| id.function() == probe.function)?))
+        })
+        .filter(|&(verdict, id)| match verdict {
+            Verdict::Ok | Verdict::Missing => false,
+            Verdict::Broken => true,
+            Verdict::NotApplicable => !has_driver(id),
+        })
+        .map(|(_, id)| id)
         .collect()
 }
 
-fn sink(options: &ConsumerOptions, info: &SourceInfo, output: Output) -> Box<dyn Sink> {
+/// Nanoseconds since now, for the model to time its own look-ups with.
+fn clock() -> impl FnMut() -> u64 + Send {
+    let begin = std::time::Instant::now();
+    move || begin.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+fn sink(options: &ConsumerOptions, info: &SourceInfo, output: Output, heads: bool) -> Box<dyn Sink> {
     let clock = Clock::new(options.output.time, info);
     match options.output.format {
         Format::Text => {
-            let text = TextOptions { palette: output.palette(), columns: output.columns(), wrap: output.is_terminal() };
+            let (palette, columns, wrap) = (output.palette(), output.columns(), output.is_terminal());
+            let text = TextOptions { palette, columns, wrap, heads };
             Box::new(TextSink::new(output, clock, text))
         }
         Format::Json => Box::new(JsonSink::new(output, clock, options.output.stacks)),
     }
+}
+
+/// Rules that rest on what is not seen at all.
+fn blind(judging: &Judging, info: &SourceInfo) -> Vec<Blind> {
+    let unseen = unseen(info);
+    let frees = [RuleId::UseAfterFree, RuleId::FreedWhileAttached];
+    RULES
+        .iter()
+        .filter(|rule| judging.rules.contains(rule.id))
+        .filter_map(|rule| {
+            let reason = match rule.needs.intersection(unseen).iter().next() {
+                Some(probe) => format!("{} is not probed", probe.function()),
+                None if frees.contains(&rule.id) && !judging.track_frees => {
+                    "frees are not watched (see --track-frees)".to_owned()
+                }
+                None => return None,
+            };
+            Some(Blind { rule: rule.id, reason })
+        })
+        .collect()
 }
 
 /// A stack without our own BPF program and its trampoline, which are innermost.
@@ -242,11 +328,16 @@ struct Session {
     terminal: bool,
     /// When what was written must be flushed.
     waiting: Option<Instant>,
+    judging: Option<Judging>,
+    info: Arc<SourceInfo>,
+    watched: Watched,
+    mirrored: Mirrored,
 }
 
 impl Session {
     fn take(&mut self, batch: &Batch) -> io::Result<()> {
         for event in &batch.events {
+            self.watched(event);
             self.model.apply(event, &mut self.effects);
             self.upto = self.upto.max(event.ts);
             self.show()?;
@@ -261,6 +352,24 @@ impl Session {
         Ok(())
     }
 
+    /// Takes note of what is counted before the model sees it.
+    fn watched(&mut self, event: &Event) {
+        match &event.body {
+            Body::Slot(state) if state.what == SlotWhat::Entry && !state.handle.ptr.is_null() => {
+                self.watched.handles_found += 1;
+            }
+            Body::Lookup(lookup) => {
+                self.watched.lookups += 1;
+                let ours = self.model.mirror().device_id(lookup.group, lookup.pasid);
+                if let (0, Some(ours), Some(theirs)) = (lookup.ret, ours, lookup.handle.device_id) {
+                    self.mirrored.compared += 1;
+                    self.mirrored.differed += u64::from(ours != theirs);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn show(&mut self) -> io::Result<()> {
         let mut effects = std::mem::take(&mut self.effects);
         for span in &effects.spans {
@@ -270,6 +379,10 @@ impl Session {
             }
             if !self.filter.matches(span, &mut self.processes) {
                 self.tally.leave_out();
+                continue;
+            }
+            if self.judging.is_some() && !is_loss {
+                self.tally.count(span);
                 continue;
             }
             let frames = match (&self.stacks, span.stack) {
@@ -311,8 +424,72 @@ impl Session {
     fn end(&mut self, exit: Exit, started_ns: u64) -> io::Result<()> {
         self.model.finish(self.upto, &mut self.effects);
         self.show()?;
-        self.sink.end(&self.tally.summary(started_ns, self.upto, exit))?;
+        let mut summary = self.tally.summary(started_ns, self.upto, exit);
+        summary.mirror = self.mirrored();
+        summary.check = self.judging.as_ref().map(|judging| self.judged(judging));
+        self.sink.end(&summary)?;
         self.flush()
+    }
+
+    /// Until when to watch on, the command having ended now.
+    fn settled_at(&self) -> Option<Instant> {
+        let settle = self.judging.as_ref()?.settle;
+        Instant::now().checked_add(settle).filter(|_| !settle.is_zero())
+    }
+
+    /// The exit status for the violations found, `None` when there is none.
+    fn verdict(&self) -> Option<ExitCode> {
+        let judging = self.judging.as_ref()?;
+        let (errors, warnings) = self.tally.violations();
+        (errors > 0 || (judging.strict && warnings > 0)).then(|| ExitCode::from(judging.violations_exit))
+    }
+
+    fn mirrored(&self) -> Mirrored {
+        let lookup = self.model.latencies().overall().get(Measure::Mirror);
+        Mirrored { lookup: lookup.map(|histogram| Quantiles::of(histogram, histogram.max())), ..self.mirrored }
+    }
+
+    fn judged(&self, judging: &Judging) -> Judged {
+        let (counts, mirror, judgements) = (self.model.counts(), self.model.mirror(), self.model.judgements());
+        let (errors, warnings) = self.tally.violations();
+        let of = |rule| judgements.violations.get(&rule).copied().unwrap_or(0);
+        let attached = |slot: &&crate::model::Slot| slot.attachment().is_some_and(|held| held.handle.is_some());
+        let probes = |verdict| self.info.probes.iter().filter(move |probe| probe.verdict == verdict);
+        Judged {
+            ownership: if judging.refcounted { "refcounted" } else { "caller-owned" },
+            rules: judging.rules.iter().collect(),
+            errors,
+            warnings,
+            watched: Watched {
+                records: counts.events,
+                groups: mirror.groups().count() as u64,
+                handles_found: self.watched.handles_found,
+                handles_left: mirror.slots().filter(attached).count() as u64,
+                lookups: self.watched.lookups,
+                ..self.tally.watched()
+            },
+            features: self.info.features.clone(),
+            unjudged: judgements
+                .unjudged
+                .iter()
+                .map(|(&(rule, doubt), &count)| Unjudged { rule, reason: doubt.to_string(), count })
+                .collect(),
+            blind: blind(judging, &self.info),
+            broken: probes(Verdict::Broken)
+                .map(|probe| {
+                    let reason = probe.reason.as_deref().unwrap_or("the reason is not known");
+                    format!("{} ({reason}): {}", probe.function, probe.cost)
+                })
+                .collect(),
+            absent: probes(Verdict::Missing).map(|probe| probe.function.clone()).collect(),
+            unmatched_returns: counts.unmatched_returns,
+            unmatched_faults: counts.unmatched_faults,
+            forgotten: counts.forgotten,
+            refcounted: judging.refcounted.then(|| Refcounted {
+                priv_unfreeable: of(RuleId::PrivUnfreeable),
+                freed_while_referenced: of(RuleId::FreedWhileReferenced),
+            }),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{ConsumerOptions, complain, run::Run};
+use super::{ConsumerOptions, complain, log, run::Run};
 use crate::{
     kernel,
     source::live::{self, LiveOptions},
@@ -28,7 +28,7 @@ pub struct Trace {
 impl Trace {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let options = &self.options;
-        log_to_stderr(options.live.verbose);
+        log::to_stderr(options.live.verbose);
         let run = Run::new(options)?;
         warn_of_the_unknown(&run, options);
         let source = live::open(&LiveOptions {
@@ -41,24 +41,6 @@ impl Trace {
         })?;
         run.consume(source)
     }
-}
-
-/// What the tracer says of itself goes to standard error.
-fn log_to_stderr(verbose: u8) {
-    // The loader's own steps are of interest only to who asks twice.
-    let levels = match verbose {
-        0 => "warn",
-        1 => "warn,iommu_trace=debug,bpf=debug",
-        _ => "debug,iommu_trace=trace,bpf=trace",
-    };
-    // Only a second subscriber in one process could be refused, and the first is as good.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(levels))
-        .with_writer(std::io::stderr)
-        .with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never)
-        .with_target(false)
-        .without_time()
-        .try_init();
 }
 
 /// A device or group that is not there may still come: that is worth a word, not a refusal.

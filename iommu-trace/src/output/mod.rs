@@ -5,7 +5,9 @@
 
 mod clock;
 mod file;
+mod holdings;
 mod json;
+mod judged;
 mod palette;
 mod summary;
 mod text;
@@ -26,11 +28,13 @@ use crate::{
 pub use clock::{Clock, TimeForm};
 pub(crate) use file::quoted;
 pub use file::{Output, OutputError, is_closed_pipe};
+pub use holdings::{Domain, HeldGroup, HeldSlot, Holdings, Seen};
 pub use json::JsonSink;
+pub use judged::{Blind, Judged, Mirrored, Refcounted, Unjudged, Watched};
 pub use palette::Palette;
 pub use summary::{CommandEnd, Exit, FaultCounts, Lost, Quantiles, Reason, Summary, Tally};
 pub use text::{TextOptions, TextSink};
-pub use units::{duration, errno_name, size};
+pub use units::{duration, errno_name, nanoseconds, size};
 
 /// Version of the JSON lines: grows when a field changes its meaning or goes away, not when one is added.
 pub const SCHEMA: u32 = 1;

@@ -8,12 +8,12 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{Palette, palette::Painted, units::duration};
+use super::{Judged, Mirrored, Palette, Watched, palette::Painted, units::duration};
 use crate::{
     event::ResponseCode,
     model::{
-        Violation,
-        span::{FaultSpan, LostSpan, Span, SpanKind, Stage},
+        Severity, Violation,
+        span::{ChangeSpan, FaultSpan, LostSpan, Span, SpanKind, Stage},
     },
 };
 
@@ -29,6 +29,10 @@ pub struct Tally {
     latencies: [Option<Latency>; STAGES.len()],
     lost: BTreeMap<&'static str, u64>,
     violations: BTreeMap<&'static str, u64>,
+    errors: u64,
+    warnings: u64,
+    attached: u64,
+    detached: u64,
 }
 
 /// The times of one stage. The histogram rounds; the slowest is kept as it was, to be found again among the lines.
@@ -70,6 +74,16 @@ pub struct Quantiles {
     pub p99_ns: u64,
     /// The slowest.
     pub max_ns: u64,
+}
+
+impl Quantiles {
+    /// Of a histogram whose largest value was `max`.
+    #[must_use]
+    pub fn of(histogram: &Histogram<u64>, max: u64) -> Self {
+        // A bucket's upper end may lie above the largest value.
+        let at = |quantile| histogram.value_at_quantile(quantile).min(max);
+        Quantiles { count: histogram.len(), p50_ns: at(0.50), p90_ns: at(0.90), p99_ns: at(0.99), max_ns: max }
+    }
 }
 
 /// Lost records of one probe.
@@ -151,6 +165,10 @@ pub struct Summary {
     pub lost: Vec<Lost>,
     /// Broken rules, by rule; those that held are not listed.
     pub violations: BTreeMap<&'static str, u64>,
+    /// The mirror's own look-ups.
+    pub mirror: Mirrored,
+    /// What `check` came to; `None` for other commands.
+    pub check: Option<Judged>,
     /// How it ended.
     pub exit: Exit,
 }
@@ -182,6 +200,11 @@ impl Tally {
         *self.events.entry(span.kind.name()).or_default() += 1;
         match &span.kind {
             SpanKind::Fault(fault) => self.fault(fault),
+            SpanKind::Attach(change) | SpanKind::Replace(change) if change.ret == 0 => {
+                self.attached += u64::from(change.handle.is_some());
+                self.detached += u64::from(change.old_handle.is_some());
+            }
+            SpanKind::Detach(ChangeSpan { handle: Some(_), .. }) => self.detached += 1,
             SpanKind::Lost(LostSpan { probe, count }) => *self.lost.entry(probe).or_default() += count,
             _ => {}
         }
@@ -190,6 +213,27 @@ impl Tally {
     /// Counts a broken rule.
     pub fn violation(&mut self, violation: &Violation) {
         *self.violations.entry(violation.rule.slug()).or_default() += 1;
+        *match violation.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        } += 1;
+    }
+
+    /// Violations that are errors, and those that are warnings.
+    #[must_use]
+    pub fn violations(&self) -> (u64, u64) {
+        (self.errors, self.warnings)
+    }
+
+    /// What is counted here of what was watched.
+    #[must_use]
+    pub fn watched(&self) -> Watched {
+        Watched {
+            handles_attached: self.attached,
+            handles_detached: self.detached,
+            faults: self.events.get("fault").copied().unwrap_or(0),
+            ..Watched::default()
+        }
     }
 
     /// Counts a span that is not.
@@ -228,14 +272,7 @@ impl Tally {
     /// What it came to.
     #[must_use]
     pub fn summary(&self, started_ns: u64, ended_ns: u64, exit: Exit) -> Summary {
-        let quantiles = |Latency { histogram, max }: &Latency| Quantiles {
-            count: histogram.len(),
-            // A bucket's upper end may lie above the largest value.
-            p50_ns: histogram.value_at_quantile(0.50).min(*max),
-            p90_ns: histogram.value_at_quantile(0.90).min(*max),
-            p99_ns: histogram.value_at_quantile(0.99).min(*max),
-            max_ns: *max,
-        };
+        let quantiles = |Latency { histogram, max }: &Latency| Quantiles::of(histogram, *max);
         Summary {
             ts: ended_ns,
             duration_ns: ended_ns.saturating_sub(started_ns),
@@ -249,6 +286,8 @@ impl Tally {
                 .collect(),
             lost: self.lost.iter().map(|(&probe, &count)| Lost { probe, count }).collect(),
             violations: self.violations.clone(),
+            mirror: Mirrored::default(),
+            check: None,
             exit,
         }
     }
@@ -256,8 +295,12 @@ impl Tally {
 
 fn write_text(summary: &Summary, palette: Palette, text: &mut String) -> fmt::Result {
     writeln!(text)?;
-    let title = format!("{} traced, {}", duration(summary.duration_ns), ending(summary.exit));
+    let deed = if summary.check.is_some() { "watched" } else { "traced" };
+    let title = format!("{} {deed}, {}", duration(summary.duration_ns), ending(summary.exit));
     writeln!(text, "{}", Painted(palette.strong, title))?;
+    if let Some(check) = &summary.check {
+        check.write_text(palette, text)?;
+    }
 
     let events: u64 = summary.events.iter().filter(|(name, _)| **name != "lost").map(|(_, count)| count).sum();
     let filtered = match summary.filtered {
@@ -326,6 +369,8 @@ fn write_text(summary: &Summary, palette: Palette, text: &mut String) -> fmt::Re
         )?;
     }
 
+    summary.mirror.write_text(text)?;
+
     if !summary.violations.is_empty() {
         let told: Vec<String> = summary.violations.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
         writeln!(text, "  violations {}", Painted(palette.bad, told.join(", ")))?;
@@ -341,6 +386,14 @@ fn write_text(summary: &Summary, palette: Palette, text: &mut String) -> fmt::Re
             text,
             "            what is told above may be incomplete; try a larger --buffer-size or fewer --events"
         )?;
+    }
+    if let Some(check) = &summary.check {
+        let style = match (check.errors, check.warnings) {
+            (0, 0) => palette.good,
+            (0, _) => palette.warn,
+            _ => palette.bad,
+        };
+        writeln!(text, "{}", Painted(style, check.verdict()))?;
     }
     Ok(())
 }

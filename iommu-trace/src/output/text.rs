@@ -17,9 +17,9 @@ use super::{
     units::{duration, durations, errno_name, size},
 };
 use crate::{
-    event::{Name, Ptr, ResponseCode},
+    event::{Name, Phase, Ptr, ResponseCode},
     model::{
-        Severity, Violation,
+        Severity, Subject as ViolationSubject, Violation,
         span::{Answerer, ChangeSpan, FaultSpan, Span, SpanKind, Stage},
     },
     probes::Verdict,
@@ -35,6 +35,8 @@ pub struct TextOptions {
     pub columns: usize,
     /// Whether what does not fit goes on in another line.
     pub wrap: bool,
+    /// Whether there will be spans, and so columns that need heads.
+    pub heads: bool,
 }
 
 /// From here on the times of a fault have their names.
@@ -412,7 +414,10 @@ impl<W: Write> Sink for TextSink<W> {
             let told = format!("{} {} could not be attached ({reason}): {}", probe.kind, probe.function, probe.cost);
             writeln!(self.out, "{}", Painted(palette.warn, told))?;
         }
-        writeln!(self.out, "{}", Painted(palette.dim, self.heads()))
+        if self.options.heads {
+            writeln!(self.out, "{}", Painted(palette.dim, self.heads()))?;
+        }
+        Ok(())
     }
 
     fn span(&mut self, span: &Span, stack: &[Frame]) -> io::Result<()> {
@@ -486,15 +491,25 @@ impl<W: Write> Sink for TextSink<W> {
         );
         let mut tell = |line: String| writeln!(lines, "{:16}{line}", "").map_err(io::Error::other);
         tell(violation.message.clone())?;
-        for (at, piece) in violation.evidence.iter().enumerate() {
+        let subject = subject(&violation.subject);
+        if !subject.is_empty() {
+            tell(subject)?;
+        }
+        let times: Vec<String> = violation.evidence.iter().map(|piece| self.clock.text(piece.ts)).collect();
+        let time = times.iter().map(String::len).max().unwrap_or(0);
+        let what = violation.evidence.iter().map(|piece| piece.what.chars().count()).max().unwrap_or(0);
+        for (at, (piece, ts)) in violation.evidence.iter().zip(&times).enumerate() {
             tell(format!(
-                "{} {} in {} by {}/{} on CPU {}",
-                self.clock.text(piece.ts),
+                "{ts:>time$}  {:<what$}  {}/{} on CPU {}, {} of {}",
                 piece.what,
-                piece.probe.function(),
                 piece.task.comm,
                 piece.task.pid,
-                piece.task.cpu
+                piece.task.cpu,
+                match piece.phase {
+                    Phase::Enter => "entry",
+                    Phase::Exit => "return",
+                },
+                piece.probe.function(),
             ))?;
             for frame in stacks.get(at).into_iter().flatten() {
                 tell(format!("    {}", Painted(palette.dim, printable(&frame.symbol))))?;
@@ -513,6 +528,21 @@ impl<W: Write> Sink for TextSink<W> {
         summary.write_text(palette, &mut text).map_err(io::Error::other)?;
         self.out.write_all(text.as_bytes())
     }
+}
+
+/// What a violation is about, as far as it is known.
+fn subject(subject: &ViolationSubject) -> String {
+    let mut parts = Vec::new();
+    let mut tell = |part: Option<String>| parts.extend(part);
+    tell(subject.group.map(|group| format!("group {group}")));
+    tell(subject.device.map(|device| device.to_string()));
+    tell(subject.pasid.map(|pasid| if pasid == 0 { "RID".to_owned() } else { format!("PASID {pasid}") }));
+    tell(subject.device_id.map(|id| format!("id {id}")));
+    for (name, ptr) in [("handle", subject.handle), ("domain", subject.domain), ("fault group", subject.fault_group)] {
+        tell(ptr.map(|ptr| format!("{name} {:x}", ptr.0)));
+    }
+    tell(subject.grpid.map(|grpid| format!("prgi {grpid}")));
+    parts.join(", ")
 }
 
 /// Text of the kernel's or a recording's that is not ours: nothing that steers a terminal may pass.

@@ -11,6 +11,12 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
+/// A duration that may be far below a microsecond: `62ns`, then as [`duration`].
+#[must_use]
+pub fn nanoseconds(ns: u64) -> String {
+    if ns < 1000 { format!("{ns}ns") } else { duration(ns) }
+}
+
 /// Several durations of one story, as `1.2/1.5/-/104.2µs`; `None` when there is none at all. They share the unit while
 /// all are short enough to be compared at a glance.
 #[must_use]

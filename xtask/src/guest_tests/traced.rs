@@ -137,7 +137,7 @@ fn run(guest: &Guest, checks: &mut Checks, programs: &[&[Program]]) -> Result<()
     for session in &sessions {
         script.case(session.name, &session.script());
     }
-    let files = script.run(guest.vm().timeout(std::time::Duration::from_secs(240)))?;
+    let files = script.run(guest.vm().timeout(std::time::Duration::from_secs(600)))?;
     let schema = Schema::load()?;
     for session in &sessions {
         session.judge(&files, &schema, checks);

@@ -166,7 +166,7 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     for case in CASES {
         script.case(case.name, case.script);
     }
-    let files = script.run(guest.vm().timeout(Duration::from_secs(240)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(600)))?;
     for case in CASES {
         checks.check(case.name, case.judge(&files));
     }

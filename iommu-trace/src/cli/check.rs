@@ -1,0 +1,179 @@
+//! `iommu-trace check`: judges the lives of attach handles by their rules.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+
+use super::{
+    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, log, parse,
+    run::{Judging, Run},
+};
+use crate::{
+    model::{RuleId, RuleSet, span::Topic},
+    output::{Format, TimeForm},
+    source::live::{self, LiveOptions},
+};
+
+/// What the rules rest on; maps, unmaps and invalidations are many and of no use to them.
+const TOPICS: [Topic; 5] = [Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Reset];
+
+/// Check that attach handles live and die by the rules.
+///
+/// Shows nothing but what is wrong, the moment it is found, and a summary of what was watched, what was judged, and what
+/// could not be judged and why. What is not certain, because records were lost or a beginning was not seen, is counted and
+/// never told as a violation.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 3 when a rule was broken (see --violations-exit); otherwise 0, or the command's own status; 2 for bad usage or a
+failed set-up. A warning is told and counted, and changes the exit status only with --strict.
+
+Examples:
+  iommu-trace check -- ./my_test
+  iommu-trace check --track-frees --duration 1m
+  iommu-trace check --silence device-id-dangling --format json --output check.jsonl -- make check
+  iommu-trace check --ownership refcounted -- ./my_test")]
+pub struct Check {
+    #[command(flatten)]
+    arguments: CheckArgs,
+}
+
+/// What `check` takes.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Judge only these rules, by name. (An unknown name is answered with all there are.)
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub rules: Vec<RuleId>,
+
+    /// Do not judge these rules.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub silence: Vec<RuleId>,
+
+    /// Who owns a handle. `refcounted` judges by the first proposal, too, and tells what it would have made of the same events.
+    #[arg(long, value_enum, default_value_t = Ownership::CallerOwned)]
+    pub ownership: Ownership,
+
+    /// A page request without an answer for this long is a violation.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "10s")]
+    pub answer_timeout: Duration,
+
+    /// Exit with this status when a rule was broken.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub violations_exit: u8,
+
+    /// Let a warning change the exit status, too.
+    #[arg(long)]
+    pub strict: bool,
+
+    /// End after this time.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub duration: Option<Duration>,
+
+    /// Watch on for this long when the command has ended: what it left behind is taken down then.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "1s")]
+    pub settle: Duration,
+
+    /// A command to start once everything is attached; the run ends with it and takes its exit status. If the run ends
+    /// first, the command gets SIGTERM.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+
+    /// Text for people, or JSON lines for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text, help_heading = "How it looks")]
+    pub format: Format,
+
+    /// Write to this file instead of standard output.
+    #[arg(short, long, value_name = "FILE", help_heading = "How it looks")]
+    pub output: Option<PathBuf>,
+
+    /// Show the kernel stacks of the evidence; this is the default.
+    #[arg(long, overrides_with = "no_stacks", help_heading = "How it looks")]
+    pub stacks: bool,
+
+    /// Take no kernel stacks.
+    #[arg(long, overrides_with = "stacks", help_heading = "How it looks")]
+    pub no_stacks: bool,
+
+    /// What times count from.
+    #[arg(long, value_enum, default_value_t = TimeForm::Relative, help_heading = "How it looks")]
+    pub time: TimeForm,
+
+    /// How it is traced.
+    #[command(flatten)]
+    pub live: LiveArgs,
+}
+
+/// By whose design handles are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Ownership {
+    /// The caller owns the handle, as merged.
+    #[default]
+    CallerOwned,
+    /// Besides, the first proposal: the handle has a reference count and a private pointer of the caller's.
+    Refcounted,
+}
+
+impl CheckArgs {
+    /// The rules that are asked for; an error when none is left.
+    pub fn rule_set(&self) -> anyhow::Result<RuleSet> {
+        let mut rules = if self.rules.is_empty() { RuleSet::default() } else { self.rules.iter().copied().collect() };
+        if self.ownership == Ownership::Refcounted {
+            rules = rules.with(RuleId::PrivUnfreeable).with(RuleId::FreedWhileReferenced);
+        }
+        for &rule in &self.silence {
+            rules = rules.without(rule);
+        }
+        if rules == RuleSet::NONE {
+            bail!("--silence leaves no rule to judge");
+        }
+        Ok(rules)
+    }
+
+    /// As every consumer of events takes them.
+    #[must_use]
+    pub fn consumer(&self) -> ConsumerOptions {
+        ConsumerOptions {
+            select: SelectArgs { events: TOPICS.to_vec(), ..SelectArgs::default() },
+            stop: StopArgs { duration: self.duration, count: None, command: self.command.clone() },
+            output: OutputArgs {
+                format: self.format,
+                output: self.output.clone(),
+                stacks: !self.no_stacks,
+                stages: false,
+                time: self.time,
+            },
+            live: self.live.clone(),
+        }
+    }
+
+    /// What makes it a check.
+    pub fn judging(&self) -> anyhow::Result<Judging> {
+        Ok(Judging {
+            rules: self.rule_set()?,
+            refcounted: self.ownership == Ownership::Refcounted,
+            answer_timeout: self.answer_timeout,
+            settle: self.settle,
+            violations_exit: self.violations_exit,
+            strict: self.strict,
+            track_frees: self.live.track_frees,
+        })
+    }
+}
+
+impl Check {
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
+        let arguments = &self.arguments;
+        log::to_stderr(arguments.live.verbose);
+        let options = arguments.consumer();
+        let run = Run::new(&options)?.judging(arguments.judging()?);
+        let source = live::open(&LiveOptions {
+            topics: TOPICS.to_vec(),
+            stacks: options.output.stacks,
+            buffer_size: arguments.live.buffer_size,
+            verbose: arguments.live.verbose > 0,
+            track_frees: arguments.live.track_frees,
+            snapshot: true,
+        })?;
+        run.consume(source)
+    }
+}
