@@ -1,6 +1,7 @@
 //! Tests in guests, as tables: each file of this directory has its own, and [`all`] chains them.
 
 mod boot;
+mod broken;
 mod compare;
 mod lifecycle;
 mod session;
@@ -129,7 +130,7 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS].into_iter().flatten()
+    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, broken::TESTS].into_iter().flatten()
 }
 
 #[cfg(test)]

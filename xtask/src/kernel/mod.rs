@@ -65,6 +65,15 @@ fn ensure(entry: &Entry, newest: bool) -> Result<Image> {
     }
 }
 
+/// Whether a kernel can be had without building a variant.
+#[must_use]
+pub fn ready(name: &str) -> bool {
+    match variants::find(name) {
+        Ok(Some((entry, variant))) => matches!(variant_build::cached(entry, variant), Ok(Some(_))),
+        _ => true,
+    }
+}
+
 /// A variant of a kernel, built as needed.
 fn ensure_variant(entry: &Entry, variant: &Variant, newest: bool) -> Result<Image> {
     if !newest && let Some(image) = variant_build::cached(entry, variant)? {

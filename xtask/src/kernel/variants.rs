@@ -107,10 +107,16 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "no-automatic-answers",
         base: "built-7.3",
-        about: "a handle is freed after detach or replace with its faults still waiting",
+        about: "a detach leaves the faults of its handle waiting",
         rule: "use-after-detach",
         undoes: "",
-        edits: &[edit(QUEUE, "iommufd_auto_response_faults", "if (!fault || !handle)", Change::Replace("if (1)"))],
+        edits: &[
+            edit(QUEUE, "iommufd_auto_response_faults", "if (!fault || !handle)", Change::Replace("if (1)")),
+            // The memory stays, and nobody answers for a device that is gone.
+            edit(DEVICE, "iommufd_hwpt_detach_device", "kfree(handle)", Change::Drop),
+            edit(QUEUE, "iommufd_fault_destroy", "list_for_each_entry_safe", Change::Drop),
+            edit(QUEUE, "iommufd_fault_destroy", "xa_for_each", Change::Drop),
+        ],
     },
     Variant {
         name: "freed-before-detach",
@@ -213,7 +219,8 @@ pub const VARIANTS: &[Variant] = &[
 
 /// The kernel and the bug that `BASE+NAME` names; `None` for a name without a plus sign.
 pub fn find(name: &str) -> Result<Option<(&'static Entry, &'static Variant)>> {
-    let Some((base, variant)) = name.split_once('+') else { return Ok(None) };
+    // A path may have a plus sign, too.
+    let Some((base, variant)) = name.split_once('+').filter(|_| !name.contains('/')) else { return Ok(None) };
     let Some(entry) = catalogue::find(base) else {
         bail!("there is no kernel {base} in the catalogue to put {variant} into");
     };
@@ -242,6 +249,7 @@ mod tests {
             assert!(!variant.edits.is_empty(), "{}", variant.name);
         }
         assert!(find("built-7.3").unwrap().is_none());
+        assert!(find("/boot/linux-6.12+deb13").unwrap().is_none());
         assert!(find("built-7.3+nothing").unwrap_err().to_string().contains("leak-on-destroy"));
     }
 }
