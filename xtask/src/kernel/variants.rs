@@ -84,12 +84,13 @@ pub const VARIANTS: &[Variant] = &[
         undoes: "the fix of 6.12.24",
         edits: &[
             edit(DEVICE, "iommufd_device_do_replace", "if (!iommufd_device_is_attached", Change::Drop),
-            // VFIO asks for a replace only after an attach; here it does so for every function of a slot but the first.
+            // VFIO asks for a replace only after an attach; here it does so for every function of a slot but number 2,
+            // which the workload attaches first.
             edit(
                 "drivers/vfio/iommufd.c",
                 "vfio_iommufd_physical_attach_ioas",
                 "if (vdev->iommufd_attached)",
-                Change::Replace("if (vdev->iommufd_attached || !strstr(dev_name(vdev->dev), \".0\"))"),
+                Change::Replace("if (vdev->iommufd_attached || !strstr(dev_name(vdev->dev), \".2\"))"),
             ),
         ],
     },
