@@ -70,7 +70,8 @@ pub struct Machine {
 #[must_use]
 pub fn command_line(machine: &Machine) -> String {
     // loglevel 5 shows warnings, which `quiet` would hide: they are what the console is watched for.
-    let mut words = vec!["console=ttyS0", "panic=-1", "oops=panic", "loglevel=5", "rdinit=/init"];
+    // On a busy host the emulated timer can be late enough for the kernel to take it for broken and panic.
+    let mut words = vec!["console=ttyS0", "panic=-1", "oops=panic", "loglevel=5", "no_timer_check", "rdinit=/init"];
     match machine.iommu {
         Iommu::Intel => words.push("intel_iommu=on"),
         Iommu::Amd => words.push("amd_iommu=on"),
