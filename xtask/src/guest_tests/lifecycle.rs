@@ -102,7 +102,7 @@ fn two(files: &Files) -> Result<()> {
         schema.check(&text)?;
         let trace = Trace::parse(&text).with_context(|| format!("the {name} trace"))?;
         trace.check_frame()?;
-        trace.check_clean()?;
+        trace.check_lossless()?;
         let (results, rest) = compare(&trace, &truths, Trust::Whole);
         for result in results.into_iter().chain([rest]) {
             result.with_context(|| format!("the {name} trace"))?;

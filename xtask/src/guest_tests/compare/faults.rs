@@ -32,7 +32,8 @@ impl Comparison<'_> {
             let candidates = by_key.get(&key).map_or(&[][..], Vec::as_slice);
             let Some(span) = self.claim(line, "such fault", candidates) else { continue };
             // What was lost of it cannot be compared; that it is there at all must be right.
-            let whole = STAGES.iter().all(|stage| !span.get(stage).is_null()) && span.get("complete") == true;
+            let known = |field: &str| !span.get(field).is_null();
+            let whole = STAGES.iter().all(|stage| known(stage)) && known("ret") && span.get("complete") == true;
             if self.trust == Trust::Whole || whole {
                 self.fault(line, fault, span);
             }

@@ -64,6 +64,7 @@ pub fn compare(trace: &Trace, truths: &[Truth], trust: Trust) -> (Vec<Result<()>
             if dma {
                 comparison.maps();
             }
+            comparison.violations();
             comparison.consequences();
             comparison.unexplained();
             comparison.differences.into_result()
@@ -130,6 +131,7 @@ impl Differences {
 struct Tenancy {
     group: u64,
     pasid: u32,
+    device_id: Option<u64>,
     handle: Value,
     domain: Value,
     /// From the beginning of the attach; to the end of the detach or replace.

@@ -48,6 +48,30 @@ impl Comparison<'_> {
         }
     }
 
+    /// What a healthy kernel does that its own rules forbid: in a group of several devices the handle is that of the
+    /// first to be attached, and stays when this one is detached and unbound before its siblings. Each such unbind is one
+    /// violation; any other is a false alarm.
+    pub(super) fn violations(&mut self) {
+        for line in &self.truth.lines {
+            let Fact::Unbind(bind) = &line.fact else { continue };
+            let call = bind.call;
+            let handle = self.tenancies.iter().find(|tenancy| {
+                tenancy.device_id == Some(u64::from(bind.device_id))
+                    && Some(tenancy.group) == bind.group.map(u64::from)
+                    && tenancy.from < call.ts0
+                    && tenancy.to.is_some_and(|to| to > call.ts1)
+            });
+            let Some(handle) = handle.map(|tenancy| tenancy.handle.clone()) else { continue };
+            let candidates = self.within(line.tid, call, &["violation"]);
+            if let Some(span) = self.claim(line, "violation within this call", &candidates) {
+                self.expect(line, span, "rule", "device-id-dangling");
+                let subject = span.get("subject");
+                let right = subject["handle"] == handle && subject["device_id"] == bind.device_id;
+                self.ensure(right, "subject: expected this device and the handle in its group's slot", line, span);
+            }
+        }
+    }
+
     fn slot(&mut self, line: &Line, slot: &Slot, span: &Span) {
         self.expect(line, span, "ret", slot.call.ret);
         self.expect_known(line, span, "group", slot.group);
@@ -94,6 +118,7 @@ impl Comparison<'_> {
             self.tenancies.push(Tenancy {
                 group,
                 pasid: slot.pasid,
+                device_id: span.number("device_id"),
                 handle: span.get("handle").clone(),
                 domain: span.get("domain").clone(),
                 from: span.ts,

@@ -165,11 +165,64 @@ fn many_differences_are_counted_and_some_are_shown() {
     assert!(text.ends_with("… and 34 more"), "{text}");
 }
 
+/// Two devices of one group: the first is attached, and detached and unbound while the second stays.
+mod siblings {
+    use super::*;
+
+    const TRUTH: &str = r#"{"truth":"start","program":"vfio","pid":7,"ts":10,"tid":7}
+{"truth":"attach","via":"vfio","device":"a","group":3,"device_id":2,"pasid":0,"core":true,"ret":0,"ts0":100,"ts1":200,"tid":7}
+{"truth":"detach","via":"vfio","device":"a","group":3,"device_id":2,"pasid":0,"core":false,"ret":0,"ts0":300,"ts1":310,"tid":7}
+{"truth":"unbind","via":"vfio","device":"a","group":3,"device_id":2,"ret":0,"ts0":400,"ts1":500,"tid":7}
+{"truth":"detach","via":"vfio","device":"b","group":3,"device_id":4,"pasid":0,"core":true,"ret":0,"ts0":600,"ts1":700,"tid":7}
+{"truth":"end","status":0,"ts":900,"tid":7}
+"#;
+    const START: &str = r#"{"ts":1,"event":"start","topics":["attach"],"probes":[]}"#;
+    const END: &str = r#"{"event":"end","ts":999,"events":{},"violations":{},"lost":[]}"#;
+
+    fn change(event: &str, ts: u64, device: &str, id: u32) -> String {
+        format!(
+            r#"{{"ts":{ts},"event":"{event}","group":3,"device":"{device}","pasid":0,"domain":"0xd","old_domain":null,"handle":"0xa","old_handle":null,"ret":0,"duration_ns":9,"owner":"iommufd","device_id":{id},"pid":7,"tid":7}}"#
+        )
+    }
+
+    fn told(violations: &[&str]) -> String {
+        let mut lines = vec![
+            START.to_owned(),
+            change("attach", 110, "a", 2),
+            r#"{"ts":410,"event":"iommufd_unbind","group":3,"device":"a","device_id":2,"ret":0,"duration_ns":9,"pid":7,"tid":7}"#.to_owned(),
+            change("detach", 610, "b", 4),
+        ];
+        lines.extend(violations.iter().map(|handle| {
+            format!(
+                r#"{{"ts":405,"event":"violation","rule":"device-id-dangling","subject":{{"handle":"{handle}","device_id":2}},"pid":7,"tid":7}}"#
+            )
+        }));
+        lines.push(END.to_owned());
+        differences(&(lines.join("\n") + "\n"), TRUTH, Trust::Whole)
+    }
+
+    #[test]
+    fn the_unbind_of_the_device_that_the_handle_names_is_one_violation() {
+        assert_eq!(told(&["0xa"]), "");
+        assert!(told(&[]).contains("the trace has no violation within this call"));
+        assert!(told(&["0xa", "0xa"]).contains("the trace has 2 times violation"));
+        assert!(told(&["0xb"]).contains("subject: expected this device"));
+    }
+
+    #[test]
+    fn any_other_violation_is_a_false_alarm() {
+        let alarm = |l: &str| {
+            format!("{l}\n{}", r#"{"ts":10612000000,"event":"violation","rule":"group-leak","pid":56,"tid":56}"#)
+        };
+        differs(&changed(&["iommu_detach_device_pasid"], alarm), "nothing in the truth explains this event");
+    }
+}
+
 mod dma {
     use super::*;
 
     const START: &str = r#"{"ts":1,"event":"start","topics":["attach","dma"],"probes":[]}"#;
-    const END: &str = r#"{"event":"end","ts":9000,"events":{},"lost":[]}"#;
+    const END: &str = r#"{"event":"end","ts":9000,"events":{},"violations":{},"lost":[]}"#;
     const TRUTH: &str = r#"{"truth":"start","program":"p","pid":7,"ts":10,"tid":7}
 {"truth":"dma_fault","device":"0000:00:02.0","group":1,"iova":"0xbad000","write":true,"length":64,"ret":0,"ts0":100,"ts1":200,"tid":7}
 {"truth":"map","ioas_id":1,"iova":"0x10000","length":12288,"ret":0,"ts0":300,"ts1":400,"tid":7}
