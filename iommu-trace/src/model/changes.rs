@@ -4,7 +4,7 @@ use super::{
     Evidence, Model, Subject,
     calls::{About, Call, OpenChange},
     effects::Effects,
-    mirror::{Attachment, Content, Handle, Life, SlotKey},
+    mirror::{Attachment, Bond, Content, Handle, Life, SlotKey},
     rules::{self, Changed},
     since,
     span::{ChangeSpan, Owner, SpanKind},
@@ -265,7 +265,8 @@ impl Model {
     /// A handle was taken out of its slot.
     fn handle_taken(&mut self, done: &Changed<'_>, handle: Ptr, effects: &mut Effects) {
         let left = Evidence { what: done.deed.name(), ..Evidence::of(done.event, "") };
-        let Some(known) = self.mirror.handles.get(&handle) else { return };
+        // What the mirror had there may be wrong; then the handle has gone elsewhere, or is no more.
+        let Some(known) = self.mirror.handles.get(&handle).filter(|known| known.key == done.key) else { return };
         let (number, owner) = (known.number, known.owner);
         // iommufd goes on to answer the handle's faults, and frees it then.
         let cleans = owner == Owner::Iommufd;
@@ -295,6 +296,12 @@ impl Model {
             handle.domain = done.made.domain;
             handle.device_id = done.made.device_id;
             handle.device = done.made.device;
+        }
+        if done.made.owner == Owner::Sva
+            && let Some(bond) = self.mirror.bond_mut(ptr)
+        {
+            // No bind of it has returned, and none but the one that is running here has taken a reference.
+            *bond = Bond { known_since: done.call.ts, ..Bond::default() };
         }
     }
 

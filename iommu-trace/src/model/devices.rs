@@ -17,6 +17,7 @@ impl Model {
         match event.probe {
             ProbeId::DeviceAdd => {
                 if let Some(device) = self.mirror.device_mut(device.ptr) {
+                    device.added = Some(Evidence::of(event, "the device's beginning"));
                     device.queue = Membership::Out(Evidence::of(event, "the device's beginning"));
                     device.reset.known_since = Some(event.ts);
                 }
@@ -105,6 +106,7 @@ impl Model {
     /// What was there before the trace began. The pieces of a group are read without its lock: what changed since the
     /// first of them, or is changing, is known better by its own events.
     pub(super) fn snapshot(&mut self, event: &Event, state: &SlotState) {
+        self.judge.snapshot = self.judge.snapshot.max(event.ts);
         self.mirror.learn(&state.device);
         let ptr = state.device.group;
         let begun = self.mirror.group(ptr).and_then(|group| group.snapshot).unwrap_or(event.ts);

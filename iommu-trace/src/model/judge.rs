@@ -139,11 +139,15 @@ pub(super) struct Judge {
     rules: RuleSet,
     pub losses: Losses,
     pub judgements: Judgements,
+    /// The last piece of the snapshot.
+    pub snapshot: u64,
+    /// Until when calls may be running that were entered before the trace.
+    pub settled: u64,
 }
 
 impl Judge {
     pub fn new(rules: RuleSet, unseen: ProbeSet) -> Self {
-        Judge { rules, losses: Losses::new(unseen), judgements: Judgements::default() }
+        Judge { rules, losses: Losses::new(unseen), judgements: Judgements::default(), snapshot: 0, settled: 0 }
     }
 
     pub fn wants(&self, rule: RuleId) -> bool {
@@ -155,7 +159,11 @@ impl Judge {
         if !self.rules.contains(breach.rule) {
             return false;
         }
-        if let Some(doubt) = breach.doubt.or_else(|| self.losses.doubt(rule.needs, breach.known_since)) {
+        let ts = event.map_or(now, |event| event.ts);
+        // What the snapshot told may be changed by a call that was entered before the trace.
+        let unsettled = (ts < self.settled && breach.known_since <= self.snapshot).then_some(Doubt::Beginning);
+        let doubt = breach.doubt.or_else(|| self.losses.doubt(rule.needs, breach.known_since)).or(unsettled);
+        if let Some(doubt) = doubt {
             *self.judgements.unjudged.entry((breach.rule, doubt)).or_default() += 1;
             return false;
         }
@@ -165,7 +173,7 @@ impl Judge {
         evidence.dedup();
         let task = event.map(|event| event.task).or(evidence.last().map(|last| last.task)).unwrap_or_default();
         effects.violations.push(Violation {
-            ts: event.map_or(now, |event| event.ts),
+            ts,
             rule: breach.rule,
             severity: breach.severity.unwrap_or(rule.severity),
             message: breach.message,

@@ -73,6 +73,9 @@ use self::{
 };
 use crate::event::{Body, Event, IommufdOp, Phase, Ptr, SvaOp};
 
+/// How long after a loss a call that began in it is taken to be running.
+const IN_FLIGHT_NS: u64 = 100_000_000;
+
 /// From `begin` to `now`; an untrusted recording may run backwards.
 fn since(now: u64, begin: u64) -> u64 {
     now.saturating_sub(begin)
@@ -120,6 +123,9 @@ impl Model {
 
     /// Takes note of an event and appends what it brings about.
     pub fn apply(&mut self, event: &Event, effects: &mut Effects) {
+        if self.counts.events == 0 {
+            self.judge.settled = event.ts.saturating_add(IN_FLIGHT_NS);
+        }
         self.counts.events += 1;
         if event.ts >= self.next_check {
             self.advance(event.ts, effects);
@@ -280,7 +286,8 @@ impl Model {
     fn lost(&mut self, event: &Event, count: u64, effects: &mut Effects) {
         let lost = self.counts.lost.entry(event.probe).or_default();
         *lost = lost.saturating_add(count);
-        self.judge.losses.lost(event.probe, event.ts.max(self.now));
+        // A call whose entry was lost may still be running, and bring about what its entry would have told.
+        self.judge.losses.lost(event.probe, event.ts.max(self.now).saturating_add(IN_FLIGHT_NS));
         let span = LostSpan { probe: event.probe.function(), count };
         self.tell_event(event, SpanKind::Lost(span), effects);
     }

@@ -4,7 +4,7 @@ use super::{
     Evidence, Model,
     calls::{About, Call},
     effects::Effects,
-    mirror::{Bond, Life, Membership},
+    mirror::{Life, Membership},
     rules::{self, Called},
     since,
     span::{IommufdSpan, ObjectSpan, QueueSpan, SpanKind, SvaSpan},
@@ -15,12 +15,14 @@ impl Model {
     pub(super) fn sva_entered(&mut self, event: &Event, op: &SvaOp, effects: &mut Effects) {
         self.mirror.learn(&op.device);
         let alone = self.open_sva == 0;
+        let settled = self.judge.settled;
         self.open_sva += 1;
         if event.probe == ProbeId::SvaUnbind
             && let Some(bond) = self.mirror.bond_mut(op.handle.ptr)
         {
-            if bond.known_since == 0 {
-                *bond = Bond { users: op.users, known_since: event.ts, ..Bond::default() };
+            // A call that was entered before the trace may be about to change it.
+            if bond.known_since == 0 && alone && event.ts >= settled {
+                (bond.users, bond.known_since) = (op.users, event.ts);
             }
             bond.leaving = bond.leaving.saturating_add(1);
             let known = *bond;
@@ -42,7 +44,7 @@ impl Model {
     pub(super) fn sva_bound(&mut self, call: &Call, event: &Event, op: &SvaOp, effects: &mut Effects) {
         self.open_sva = self.open_sva.saturating_sub(1);
         if op.ret == 0 && !op.handle.ptr.is_null() {
-            self.bond_used(call, event, op, effects);
+            self.bond_used(event, op, effects);
             let breach = rules::bound_incomplete(self, event, call, op);
             self.judge(breach, event, effects);
         }
@@ -59,19 +61,17 @@ impl Model {
         self.tell_call(call, SpanKind::SvaBind(span), effects);
     }
 
-    /// A bind has made a bond, or joined one.
-    fn bond_used(&mut self, call: &Call, event: &Event, op: &SvaOp, effects: &mut Effects) {
-        let attach = self.mirror.handles.get(&op.handle.ptr).and_then(|handle| handle.attach);
-        let made_here = attach.is_some_and(|attach| attach.ts >= call.ts && attach.task.tid == call.task.tid);
+    /// A bind has made a bond (its attach has told so), or joined one.
+    fn bond_used(&mut self, event: &Event, op: &SvaOp, effects: &mut Effects) {
         let alone = self.open_sva == 0;
+        let settled = self.judge.settled;
         let Some(bond) = self.mirror.bond_mut(op.handle.ptr) else { return };
         let seen = Evidence::of(event, "bind");
-        if made_here {
-            *bond = Bond { users: 1, known_since: call.ts, bound: Some(seen), ..Bond::default() };
-        } else if bond.known_since == 0 || bond.users == 0 {
-            *bond = Bond { users: op.users, known_since: event.ts, bound: Some(seen), ..Bond::default() };
-        } else {
+        bond.bound.get_or_insert(seen);
+        if bond.known_since != 0 {
             bond.users = bond.users.saturating_add(1);
+        } else if alone && event.ts >= settled {
+            (bond.users, bond.known_since) = (op.users, event.ts);
         }
         let known = *bond;
         let breach = if alone { rules::bound(self, event, op, &known) } else { None };

@@ -5,6 +5,7 @@ mod changes;
 mod faults;
 mod objects;
 mod rules;
+mod simulation;
 
 use super::{
     Effects,

@@ -21,6 +21,19 @@ impl Model {
     pub(in crate::model) fn no_longer_reporting(&mut self, id: FaultId, effects: &mut Effects) {
         let Some(fault) = self.faults.slab.get_mut(id) else { return };
         fault.reporting = false;
+        // On the heap there is always a free; without memory the core answers with a group on its stack, which ends
+        // with the report.
+        if fault.report.is_last()
+            && fault.age != Age::Limbo
+            && fault.answered_inside()
+            && self.features.sees_group_frees
+            && let Some(group) = fault.group.and_then(|group| self.faults.groups.remove(&group))
+        {
+            for member in self.group_gone(&group) {
+                self.end_fault(member, true, effects);
+            }
+            return;
+        }
         if fault.age == Age::Limbo && !self.may_be_delivered(id) {
             self.end_fault(id, true, effects);
         }

@@ -4,14 +4,19 @@ use super::{CHAIN, FaultGroup, FaultId, Grave, Waiting, Witness};
 use crate::{
     event::{self, Event, ProbeId, Ptr, ResponseCode},
     model::{
-        Evidence, Model,
+        Doubt, Evidence, Model,
         effects::Effects,
         latency::Measure,
         rules::{self, Because, Touch, Touched},
         since,
-        span::Stage,
+        span::{Owner, Stage},
     },
 };
+
+/// Outstanding faults that are searched for one that may have taken a partial request.
+const MAX_SEARCH: usize = 1 << 10;
+/// Requests of one name that are looked at for one whose handler was not seen.
+const MAX_CANDIDATES: usize = 64;
 
 impl Model {
     /// A group passes a handler, a dequeue, a response or its free.
@@ -24,6 +29,9 @@ impl Model {
             return;
         }
         let last = self.faults.live_group(seen.group).and_then(|group| group.last);
+        if let (Some(last), ProbeId::GroupResponse | ProbeId::GroupFree) = (last, event.probe) {
+            self.delivered_with(event, last, seen.cookie, effects);
+        }
         match event.probe {
             ProbeId::IommufdIopfHandler | ProbeId::SvaIopfHandler => {
                 let Some(last) = last else { return };
@@ -45,7 +53,7 @@ impl Model {
                     self.faults.set_age(last, super::Age::Answered, event.ts);
                 }
             }
-            ProbeId::GroupFree => self.group_freed(event, seen.group, effects),
+            ProbeId::GroupFree => self.group_freed(event, seen, effects),
             _ => {}
         }
     }
@@ -90,8 +98,7 @@ impl Model {
                 fault.group.is_none() && fault.report.is_last() && fault.is(seen.pasid, seen.grpid)
             })
         });
-        let waiting = || self.faults.first_waiting(Waiting::Ungrouped(seen.device, seen.pasid, seen.grpid));
-        let found = reported.or_else(waiting);
+        let found = reported.or_else(|| self.find_ungrouped(seen.device, seen.pasid, seen.grpid));
         if found.is_none() && !handler {
             return false;
         }
@@ -101,84 +108,157 @@ impl Model {
                 self.end_fault(id, false, effects);
             }
         }
-        let Some(last) = found else {
-            self.faults.groups.remove(&seen.group);
-            return false;
-        };
-        let Some(fault) = self.faults.slab.get_mut(last) else { return false };
-        if let Some(handle) = seen.handle.some()
+        if let Some(last) = found
+            && let Some(fault) = self.faults.slab.get_mut(last)
+            && let Some(handle) = seen.handle.some()
             && fault.handle != Some(handle)
         {
             fault.handle = Some(handle);
             fault.handle_number = self.mirror.handles.get(&handle).map(|handle| handle.number);
         }
-        let handle = fault.handle.zip(fault.handle_number);
+        let fault = found.and_then(|last| self.faults.get(last));
+        let handle = match fault {
+            Some(fault) => fault.handle.zip(fault.handle_number),
+            None => seen.handle.some().zip(self.mirror.handles.get(&seen.handle).map(|handle| handle.number)),
+        };
+        let attached = handle.and_then(|(handle, number)| {
+            self.mirror.handles.get(&handle).filter(|handle| handle.number == number)?.device_id
+        });
+        let device_id = fault.and_then(|fault| fault.device_id).or(attached);
+        let entered = fault.map_or(event.ts, |fault| fault.ts);
         if let Some((handle, number)) = handle {
             self.mirror.handle_referred(handle, number, true);
         }
         let group = FaultGroup {
-            last: Some(last),
+            last: found,
             handle,
             domain: seen.domain,
             queue: self.faults.queues.get(&seen.domain).copied().unwrap_or_default(),
             ..FaultGroup::default()
         };
         self.faults.groups.insert(seen.group, group);
-        let (grpid, device) = match self.faults.get(last) {
-            Some(fault) => (fault.report.grpid, fault.report.device.ptr),
-            None => return false,
-        };
-        let mut members = self.partial_requests(device, grpid, seen.count);
-        members.push(last);
+        // Also a group whose own report was not seen takes its partial requests with it.
+        let mut members = self.partial_requests(seen.device, seen.grpid, seen.count, entered);
+        members.extend(found);
         let told = event.probe != ProbeId::SvaIopfHandler;
         for id in members {
             self.faults.stop_waiting(id);
             self.faults.join(seen.group, id);
             let Some(fault) = self.faults.slab.get_mut(id) else { continue };
             fault.requests = (seen.count != 0).then_some(seen.count);
-            let report = fault.report;
+            fault.told_id = device_id;
+            let message = fault.message();
             if told {
-                self.faults.wait(id, Waiting::Undelivered((report.pasid, report.grpid, report.addr)));
+                self.faults.wait(id, Waiting::Undelivered(message));
             }
         }
+        let Some(last) = found else { return false };
         if seen.count != 0 {
-            self.judge_left_behind(event, device, grpid, last, effects);
+            self.judge_left_behind(event, seen.device, seen.grpid, last, effects);
         }
         true
     }
 
-    /// The partial requests that a group of `requests` takes with it, in the kernel's order: the oldest first.
-    fn partial_requests(&self, device: Ptr, grpid: u32, requests: u32) -> Vec<FaultId> {
-        let most = if requests == 0 { usize::MAX } else { requests as usize - 1 };
-        self.faults
-            .waiting
-            .list(&Waiting::Partial(device, grpid))
-            .iter(&self.faults.slab, CHAIN)
-            .filter(|&id| self.faults.get(id).is_some_and(|fault| !fault.reporting || fault.lookups > 0))
-            .take(most)
-            .collect()
+    /// The oldest request of this name whose handler was not seen. A report that is still running may have to enter its
+    /// handler yet; only one that is not probed can have been passed already.
+    pub(super) fn find_ungrouped(&self, device: Ptr, pasid: u32, grpid: u32) -> Option<FaultId> {
+        let list = self.faults.waiting.list(&Waiting::Ungrouped(device, pasid, grpid));
+        list.iter(&self.faults.slab, CHAIN).take(MAX_CANDIDATES).find(|&id| {
+            let Some(fault) = self.faults.get(id) else { return false };
+            let owner = fault.handle.and_then(|handle| self.mirror.handles.get(&handle)).map(|handle| handle.owner);
+            let handler = match owner {
+                Some(Owner::Iommufd) => ProbeId::IommufdIopfHandler,
+                Some(Owner::Sva) => ProbeId::SvaIopfHandler,
+                Some(Owner::Vfio | Owner::Kernel) => return true,
+                None => return !fault.reporting,
+            };
+            !fault.reporting || self.options.unseen.contains(handler)
+        })
     }
 
-    /// Partial requests that the kernel should have taken into the group, too.
+    /// The partial requests that a group of `requests` takes with it, in the kernel's order: the oldest first. Those
+    /// whose reports had returned when the last was entered, at `since`, were waiting for certain; of the others, some
+    /// may have been.
+    fn partial_requests(&mut self, device: Ptr, grpid: u32, requests: u32, since: u64) -> Vec<FaultId> {
+        let list = self.faults.waiting.list(&Waiting::Partial(device, grpid));
+        if list.is_empty() {
+            return Vec::new();
+        }
+        let most = if requests == 0 { usize::MAX } else { requests as usize - 1 };
+        let (waiting, reported): (Vec<_>, Vec<_>) = list
+            .iter(&self.faults.slab, CHAIN)
+            .filter(|&id| self.faults.get(id).is_some_and(|fault| !fault.reporting || fault.handle.is_some()))
+            .partition(|&id| self.faults.get(id).is_some_and(|fault| fault.returned_before(since)));
+        let mut taken = waiting;
+        taken.truncate(most);
+        let more = reported.len().min(most - taken.len());
+        taken.extend(&reported[..more]);
+        if more > 0 {
+            // Which of them it took is a guess.
+            for &id in &reported[more..] {
+                if let Some(fault) = self.faults.slab.get_mut(id) {
+                    fault.doubtful = true;
+                }
+            }
+        }
+        taken.sort_by_key(|&id| self.faults.get(id).map(|fault| fault.ts));
+        taken
+    }
+
+    /// Partial requests that the kernel should have taken into the group, too. Reports of one group index that run at
+    /// once may store and take in another order than they are seen; then nothing can be said of what is left.
     fn judge_left_behind(&mut self, event: &Event, device: Ptr, grpid: u32, last: FaultId, effects: &mut Effects) {
-        let Some(id) = self.faults.first_waiting(Waiting::Partial(device, grpid)) else { return };
+        let partials = self.faults.waiting.list(&Waiting::Partial(device, grpid));
+        let Some(oldest) = partials.first() else { return };
+        let left: Vec<FaultId> = partials.iter(&self.faults.slab, CHAIN).collect();
+        let Some(entered) = self.faults.get(last).map(|last| last.ts) else { return };
+        let certain =
+            |&id: &FaultId| self.faults.get(id).is_some_and(|fault| !fault.doubtful && fault.returned_before(entered));
+        let contended = !left.iter().all(certain) || self.may_be_taken(device, grpid, last);
+        if contended {
+            for id in left {
+                if let Some(fault) = self.faults.slab.get_mut(id) {
+                    fault.doubtful = true;
+                }
+            }
+            return;
+        }
         let leaving = self.mirror.device(device).is_some_and(|device| device.leaving > 0);
-        let breach = match (self.faults.get(id), self.faults.get(last)) {
-            (Some(partial), Some(last)) => rules::left_behind(partial, last, event, leaving),
+        let settled = self.judge.settled;
+        let breach = match (self.faults.get(oldest), self.faults.get(last)) {
+            (Some(partial), Some(last)) => {
+                // A report that was entered before the trace may have taken it.
+                let beginning = (last.ts < settled).then_some(Doubt::Beginning);
+                rules::left_behind(partial, last, event, leaving).map(|breach| breach.unless(beginning))
+            }
             _ => None,
         };
         if breach.is_some() {
             self.judge(breach, event, effects);
             // Told once, and nothing will complete it any more.
-            self.end_fault(id, false, effects);
+            self.end_fault(oldest, false, effects);
         }
     }
 
-    fn group_freed(&mut self, event: &Event, ptr: Ptr, effects: &mut Effects) {
+    /// Whether another request of that group index is being reported: a last one may have taken the partial ones before
+    /// its handler is seen.
+    fn may_be_taken(&self, device: Ptr, grpid: u32, last: FaultId) -> bool {
+        self.faults.len() > MAX_SEARCH
+            || self.faults.slab.iter().any(|(id, fault)| {
+                id != last
+                    && (fault.reporting || fault.group.is_none())
+                    && fault.report.is_last()
+                    && fault.report.device.ptr == device
+                    && fault.report.grpid == grpid
+            })
+    }
+
+    fn group_freed(&mut self, event: &Event, seen: &event::FaultGroup, effects: &mut Effects) {
+        let ptr = seen.group;
         let Some(group) = self.faults.live_group(ptr).cloned() else { return };
         let freed = Evidence::of(event, "free");
         let grave = group.last.and_then(|last| self.faults.get(last)).and_then(|fault| {
-            let untold = matches!(fault.waiting, Some(Waiting::Undelivered(_)));
+            let untold = seen.cookie == 0 && matches!(fault.waiting, Some(Waiting::Undelivered(_)));
             let report = &fault.report;
             let grave = Grave {
                 ptr,
@@ -191,9 +271,10 @@ impl Model {
                 report: fault.stages[Stage::Report as usize]?,
                 response: fault.stages[Stage::Response as usize].or(fault.witness.map(|witness| witness.seen)),
                 freed,
+                known_since: self.mirror.faults_known_since(report.device.ptr),
                 told: false,
             };
-            Some((grave, untold.then_some((report.pasid, report.grpid, report.addr))))
+            Some((grave, untold.then_some(fault.message())))
         });
         let unanswered = group.last.and_then(|last| self.faults.get(last)).and_then(|fault| {
             let freed = Because::Freed(freed);
@@ -221,8 +302,13 @@ impl Model {
         for id in self.faults.all() {
             let Some(fault) = self.faults.get(id) else { continue };
             let Some(Waiting::Partial(of, _)) = fault.waiting else { continue };
-            if !fault.reporting && device.is_none_or(|device| device == of) {
+            if device.is_some_and(|device| device != of) {
+                continue;
+            }
+            if !fault.reporting {
                 self.end_fault(id, true, effects);
+            } else if let Some(fault) = self.faults.slab.get_mut(id) {
+                fault.swept = true;
             }
         }
     }

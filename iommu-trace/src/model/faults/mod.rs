@@ -45,8 +45,8 @@ pub enum Waiting {
     Undelivered(Message),
 }
 
-/// What a message to user space can be recognised by: PASID, group index, address.
-pub type Message = (u32, u32, u64);
+/// What a message to user space can be recognised by: PASID, group index, address, flags.
+pub type Message = (u32, u32, u64, u32);
 
 /// Where in its life a fault is, for what may take too long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,17 @@ pub struct FaultGroup {
     pub grave: Option<Box<Grave>>,
 }
 
+/// A message to user space of no request that is known to wait for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stray {
+    /// The id in it.
+    pub device_id: u32,
+    /// Its cookie.
+    pub cookie: u32,
+    /// The event.
+    pub seen: Evidence,
+}
+
 /// A group that was freed.
 #[derive(Clone, Copy, Debug)]
 pub struct Grave {
@@ -102,6 +113,8 @@ pub struct Grave {
     pub response: Option<Evidence>,
     /// Its free.
     pub freed: Evidence,
+    /// Since when its device's faults are known.
+    pub known_since: Option<u64>,
     /// What happened after was told.
     pub told: bool,
 }
@@ -116,6 +129,11 @@ pub struct Faults {
     waiting: Chains<Waiting>,
     ages: [List; 4],
     limbo: usize,
+    /// The last requests that user space was told of, by message and cookie.
+    told: Map<(Message, u32), FaultId>,
+    /// Messages of no request that is known, the latest few.
+    stray: Map<(Message, u32), Stray>,
+    strays: VecDeque<(Message, u32)>,
     /// Freed groups, the message of each that was never delivered, and when it was freed.
     freed: VecDeque<(Ptr, Option<Message>, u64)>,
     /// Freed groups that were never delivered, by what a message of them would say.
@@ -152,6 +170,9 @@ impl Faults {
     fn remove(&mut self, id: FaultId) -> Option<Fault> {
         self.stop_waiting(id);
         let fault = self.slab.get(id)?;
+        if let Some(told) = fault.told() {
+            self.told.remove(&told);
+        }
         let (age, group) = (fault.age, fault.group);
         self.ages[age as usize].unlink(&mut self.slab, AGE, id);
         self.limbo -= usize::from(age == Age::Limbo);
@@ -189,10 +210,6 @@ impl Faults {
         }
     }
 
-    fn first_waiting(&self, what: Waiting) -> Option<FaultId> {
-        self.waiting.list(&what).first()
-    }
-
     /// The group at an address, if it is not freed.
     fn live_group(&self, ptr: Ptr) -> Option<&FaultGroup> {
         self.groups.get(&ptr).filter(|group| group.grave.is_none())
@@ -216,6 +233,18 @@ impl Faults {
             }
         }
         members
+    }
+
+    /// Keeps a message until a group comes back with its cookie.
+    fn keep_stray(&mut self, message: Message, stray: Stray) {
+        let key = (message, stray.cookie);
+        self.stray.insert(key, stray);
+        self.strays.push_back(key);
+        if self.strays.len() > MAX_LIMBO
+            && let Some(old) = self.strays.pop_front()
+        {
+            self.stray.remove(&old);
+        }
     }
 
     /// A domain is freed: its address may be used again.

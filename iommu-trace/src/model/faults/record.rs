@@ -1,6 +1,6 @@
 //! One fault, as it is put together.
 
-use super::{Age, Waiting};
+use super::{Age, Message, Waiting};
 use crate::{
     event::{Event, Ptr, Report, ResponseCode, Task},
     model::{
@@ -49,6 +49,10 @@ pub struct Fault {
     pub ret: Option<i64>,
     /// When.
     pub returned: Option<u64>,
+    /// Partial requests were dropped while it was being reported: whether it was among them is not known.
+    pub swept: bool,
+    /// A group may have taken it: of several partial requests that were being reported, which it took is not known.
+    pub doubtful: bool,
     /// The `struct iopf_group` it is part of.
     pub group: Option<Ptr>,
     /// Requests in that group.
@@ -59,10 +63,14 @@ pub struct Fault {
     pub handle_number: Option<u32>,
     /// iommufd's object id of the device.
     pub device_id: Option<u32>,
+    /// The id that user space must be told: that of the group's handle, also for partial requests of another.
+    pub told_id: Option<u32>,
     /// Look-ups made.
     pub lookups: u32,
     /// The id that user space was told, and the cookie.
     pub delivered: Option<(u32, u32)>,
+    /// The cookie that its group came back with: what user space was told, or will be found to have been told.
+    pub cookie: Option<u32>,
     /// The response and who gave it.
     pub response: Option<(ResponseCode, Answerer)>,
     /// The response as the core saw it, where the driver's is not probed.
@@ -90,13 +98,17 @@ impl Fault {
             reporting: true,
             ret: None,
             returned: None,
+            swept: false,
+            doubtful: false,
             group: None,
             requests: None,
             handle: None,
             handle_number: None,
             device_id: None,
+            told_id: None,
             lookups: 0,
             delivered: None,
+            cookie: None,
             response: None,
             witness: None,
             stages: [None; Stage::ALL.len()],
@@ -119,9 +131,25 @@ impl Fault {
         self.stage(stage).map(|ts| since(ts, self.ts))
     }
 
+    /// Whether its report had returned before `ts`.
+    pub fn returned_before(&self, ts: u64) -> bool {
+        self.returned.is_some_and(|returned| returned < ts)
+    }
+
     /// Whether it is this request: PASID and group index as the kernel gives them back.
     pub(super) fn is(&self, pasid: u32, grpid: u32) -> bool {
         self.report.pasid == pasid && self.report.grpid == grpid
+    }
+
+    /// What user space was told of it, and the cookie. Only a last request's cookie comes back with its group.
+    pub(super) fn told(&self) -> Option<(Message, u32)> {
+        let (_, cookie) = self.delivered.filter(|_| self.report.is_last())?;
+        Some((self.message(), cookie))
+    }
+
+    /// What a message to user space of it says.
+    pub(super) fn message(&self) -> Message {
+        (self.report.pasid, self.report.grpid, self.report.addr, self.report.flags)
     }
 
     /// Whether a response was seen, at the driver or at the core.

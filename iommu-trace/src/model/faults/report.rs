@@ -119,28 +119,18 @@ impl Model {
         let Some(fault) = self.faults.slab.get_mut(id) else { return };
         fault.ret = Some(ret);
         fault.returned = Some(event.ts);
-        let over = match (fault.report.is_last(), fault.group) {
-            // On the heap there is always a free; without memory the core answers with a group on its stack.
-            (true, Some(_)) => self.features.sees_group_frees && fault.answered_inside(),
+        let ends = match (fault.report.is_last(), fault.group) {
             (true, None) => ret != 0 || fault.answered_inside(),
-            (false, Some(_)) => false,
-            (false, None) => ret != 0,
+            (false, None) => ret != 0 || fault.swept,
+            (_, Some(_)) => false,
         };
         if self.judge.wants(rules::RuleId::FaultDropped) {
             let breach = self.faults.get(id).and_then(|fault| rules::reported(self, event, fault, ret));
             self.judge(breach, event, effects);
         }
         self.no_longer_reporting(id, effects);
-        if !over {
-            return;
+        if ends {
+            self.end_fault(id, true, effects);
         }
-        if let Some(ptr) = self.faults.get(id).and_then(|fault| fault.group)
-            && let Some(group) = self.faults.groups.remove(&ptr)
-        {
-            for member in self.group_gone(&group) {
-                self.end_fault(member, true, effects);
-            }
-        }
-        self.end_fault(id, true, effects);
     }
 }

@@ -1,6 +1,6 @@
 //! Responses: seen at the driver, which every path to the device passes.
 
-use super::{Age, FaultId, Waiting};
+use super::{Age, FaultId};
 use crate::{
     event::{self, Event, PageResponse, ProbeId, Ptr, ResponseCode},
     model::{
@@ -48,8 +48,8 @@ impl Model {
             self.seen_after_free(event, response.evt, effects);
             return;
         }
-        // In a report, the request may have been forgotten with others; that is not worth an alarm.
-        if self.calls.report(event.task.tid).is_none() {
+        // Its report may have been lost: of a group that is there, and in a report, something is known to be missing.
+        if self.calls.report(event.task.tid).is_none() && self.faults.live_group(response.evt).is_none() {
             let breach = rules::never_made(self, event, response);
             self.judge(breach, event, effects);
         }
@@ -58,18 +58,19 @@ impl Model {
     /// The request that a response is for: the last of the group at `evt`, the one that this thread reports, or the
     /// oldest of its name.
     fn find_answered(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) -> Option<FaultId> {
+        let reported = self.calls.report(event.task.tid);
+        let fault = reported.and_then(|id| self.faults.get(id));
+        // The very request that is being reported: it is on the reporter's stack, and no group's.
+        if fault.is_some_and(|fault| fault.report.evt == response.evt) {
+            return reported;
+        }
         if let Some(group) = self.faults.live_group(response.evt) {
             return group.last;
         }
-        let reported = self.calls.report(event.task.tid).filter(|&id| {
-            self.faults.get(id).is_some_and(|fault| {
-                fault.report.evt == response.evt || (fault.group.is_none() && fault.is(response.pasid, response.grpid))
-            })
-        });
-        if reported.is_some() {
+        if fault.is_some_and(|fault| fault.group.is_none() && fault.is(response.pasid, response.grpid)) {
             return reported;
         }
-        self.faults.first_waiting(Waiting::Ungrouped(response.device, response.pasid, response.grpid))?;
+        self.find_ungrouped(response.device, response.pasid, response.grpid)?;
         let seen = event::FaultGroup {
             group: response.evt,
             device: response.device,

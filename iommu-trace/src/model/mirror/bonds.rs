@@ -6,11 +6,11 @@ use crate::{event::Ptr, model::Evidence};
 /// A bond, counted by its binds and unbinds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bond {
-    /// Binds that returned, less unbinds that returned. 0 is a bond that is gone.
+    /// Binds that returned, less unbinds that returned.
     pub users: u32,
     /// Unbinds that have not returned.
     pub leaving: u32,
-    /// Since when the count is certain.
+    /// Since when the count is certain; 0 when it is not known.
     pub known_since: u64,
     /// The first bind's return, when it was seen.
     pub bound: Option<Evidence>,

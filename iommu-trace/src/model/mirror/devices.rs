@@ -129,6 +129,14 @@ impl Mirror {
         }
     }
 
+    /// Since when every fault of a device was seen, if nothing was lost: since the device came, or since its group was
+    /// without any attachment (what is detached has its faults answered).
+    pub(in crate::model) fn faults_known_since(&self, device: Ptr) -> Option<u64> {
+        let device = self.devices.get(&device)?;
+        let drained = self.groups.get(&device.group).and_then(|group| group.drained);
+        device.added.map(|added| added.ts).max(drained)
+    }
+
     /// Nothing is known any more of whether a device is in a fault queue.
     pub(in crate::model) fn queue_unknown(&mut self, device: Ptr) {
         if let Some(device) = self.devices.get_mut(&device) {

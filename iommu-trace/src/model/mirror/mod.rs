@@ -112,6 +112,8 @@ pub struct Group {
     pub default_domain: Ptr,
     /// Since when a slot that is not in the mirror is empty.
     pub(super) known_since: Option<u64>,
+    /// When it was last known that no fault of its devices is outstanding.
+    pub(super) drained: Option<u64>,
     /// When the snapshot of it began.
     pub(super) snapshot: Option<u64>,
     /// A device whose reset is prepared and not done.
@@ -132,6 +134,8 @@ pub struct Device {
     /// `dev_name()`.
     pub name: Name,
     pub(super) queue: Membership,
+    /// When it was added, if that was seen.
+    pub(super) added: Option<Evidence>,
     /// Calls that take it out of its queue and have not returned.
     pub(super) leaving: u16,
     pub(super) reset: Reset,

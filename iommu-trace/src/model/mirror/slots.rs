@@ -116,6 +116,8 @@ impl Mirror {
     pub(in crate::model) fn group_is_empty(&mut self, group: Ptr, since: u64) {
         if let Some(group) = self.groups.get_mut(&group) {
             group.known_since = Some(since);
+            // What is detached has its faults answered.
+            group.drained = Some(since);
         }
         for key in self.slots_of(group) {
             let slot = self.view(key);

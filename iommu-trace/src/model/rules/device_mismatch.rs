@@ -4,9 +4,11 @@ use super::{
     RuleId,
     facts::{LookedUp, named, place},
 };
-use crate::{
-    event::{Delivered, Event},
-    model::{Evidence, Model, Subject, faults::Fault, judge::Breach, span::Stage},
+use crate::model::{
+    Evidence, Model, Subject,
+    faults::{Fault, Stray},
+    judge::Breach,
+    span::Stage,
 };
 
 pub fn looked_up(model: &Model, seen: &LookedUp<'_>) -> Option<Breach> {
@@ -52,9 +54,9 @@ pub fn looked_up(model: &Model, seen: &LookedUp<'_>) -> Option<Breach> {
     Some(breach.proven_by([attach()]).proven_by(proof))
 }
 
-/// User space is told another id than the handle's.
-pub fn delivered(model: &Model, event: &Event, fault: &Fault, message: &Delivered) -> Option<Breach> {
-    let expected = fault.device_id?;
+/// User space was told another id than the handle's.
+pub fn delivered(model: &Model, fault: &Fault, message: &Stray) -> Option<Breach> {
+    let expected = fault.told_id?;
     if expected == message.device_id {
         return None;
     }
@@ -80,6 +82,6 @@ pub fn delivered(model: &Model, event: &Event, fault: &Fault, message: &Delivere
         attach,
         fault.stages[Stage::Report as usize],
         fault.stages[Stage::Lookup as usize],
-        Some(Evidence::of(event, "delivery")),
+        Some(message.seen),
     ]))
 }

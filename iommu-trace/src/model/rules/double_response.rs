@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     event::{Event, PageResponse},
-    model::{Doubt, Evidence, Model, Subject, faults::Fault, judge::Breach, mirror::Membership, span::Stage},
+    model::{Doubt, Evidence, Model, Subject, faults::Fault, judge::Breach, span::Stage},
 };
 
 /// A request is answered that was answered before.
@@ -36,13 +36,12 @@ pub fn answered_again(fault: &Fault, event: &Event) -> Option<Breach> {
     ]))
 }
 
-/// A request is answered that nobody reported. That is certain only when the device was seen to join its fault queue.
+/// A request is answered that nobody reported. It may have been reported before the trace, unless the device's
+/// faults are known since.
 pub fn never_made(model: &Model, event: &Event, response: &PageResponse) -> Breach {
     let device = model.mirror.device(response.device);
-    let joined = device.and_then(|device| match device.queue {
-        Membership::In(joined) | Membership::Out(joined) => Some(joined),
-        Membership::Unknown => None,
-    });
+    let added = device.and_then(|device| device.added);
+    let known_since = model.mirror.faults_known_since(response.device);
     let group = device.and_then(|device| device.group_id);
     let subject = Subject {
         group,
@@ -57,8 +56,7 @@ pub fn never_made(model: &Model, event: &Event, response: &PageResponse) -> Brea
         place(group, response.pasid),
         response.grpid,
     );
-    let known_since = joined.map_or(0, |joined| joined.ts);
-    let breach = Breach::new(RuleId::DoubleResponse, known_since, message, subject);
-    let beginning = joined.is_none().then_some(Doubt::Beginning);
-    breach.proven_by([joined, Some(Evidence::of(event, "response"))]).unless(beginning)
+    let breach = Breach::new(RuleId::DoubleResponse, known_since.unwrap_or(0), message, subject);
+    let beginning = known_since.is_none().then_some(Doubt::Beginning);
+    breach.proven_by([added, Some(Evidence::of(event, "response"))]).unless(beginning)
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     event::{Event, ProbeId, Ptr},
-    model::{Evidence, Subject, faults::Grave, judge::Breach},
+    model::{Doubt, Evidence, Subject, faults::Grave, judge::Breach},
 };
 
 fn breach(grave: &Grave, message: String, last: Evidence) -> Breach {
@@ -46,5 +46,8 @@ pub fn delivered_again(grave: &Grave, event: &Event, began: u64) -> Option<Breac
     }
     let message =
         format!("fault group {} of {} was delivered after it was freed", grave.ptr, place(grave.group_id, grave.pasid));
-    Some(breach(grave, message, Evidence::of(event, "delivery")))
+    // A fault of the same name may have been reported before the trace.
+    let mut breach = breach(grave, message, Evidence::of(event, "delivery"));
+    breach.known_since = breach.known_since.min(grave.known_since.unwrap_or(0));
+    Some(breach.unless(grave.known_since.is_none().then_some(Doubt::Beginning)))
 }

@@ -30,7 +30,7 @@ fn breach(partial: &Fault, why: &str) -> Breach {
 
 /// The last of its group has come, and the group was made without it: it had waited since before the last's report.
 pub fn left_behind(partial: &Fault, last: &Fault, event: &Event, leaving: bool) -> Option<Breach> {
-    if partial.reporting || partial.returned.is_none_or(|returned| returned >= last.ts) {
+    if partial.doubtful || !partial.returned_before(last.ts) {
         return None;
     }
     let breach = breach(partial, "was left out of its group, which is complete")
@@ -40,7 +40,7 @@ pub fn left_behind(partial: &Fault, last: &Fault, event: &Event, leaving: bool) 
 
 /// Its device has left the group it was in, without leaving the fault queue first.
 pub fn abandoned(partial: &Fault, event: &Event) -> Option<Breach> {
-    (!partial.reporting).then(|| {
+    (!partial.reporting && !partial.doubtful).then(|| {
         breach(partial, "is still waiting, and its device is gone")
             .proven_by([Some(Evidence::of(event, "removal of the device"))])
     })

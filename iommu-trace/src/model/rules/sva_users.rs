@@ -28,7 +28,7 @@ fn breach(model: &Model, bond: &Bond, op: &SvaOp, event: &Event, message: String
 
 /// A bind has returned, and no other bind or unbind is running: `users` is what the calls make it.
 pub fn bound(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Option<Breach> {
-    if bond.users == op.users || bond.told {
+    if bond.users == op.users || bond.told || bond.known_since == 0 {
         return None;
     }
     let at = place(model.mirror.group_id(&op.device), op.pasid.unwrap_or(0));
@@ -39,7 +39,7 @@ pub fn bound(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Option<Br
 
 /// An unbind is entered, and no other bind or unbind is running.
 pub fn unbinding(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Option<Breach> {
-    if bond.told || (bond.users == op.users && bond.users > 0) {
+    if bond.told || bond.known_since == 0 || (bond.users == op.users && bond.users > 0) {
         return None;
     }
     let at = place(model.mirror.group_id(&op.device), op.pasid.unwrap_or(0));
@@ -54,7 +54,7 @@ pub fn unbinding(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Optio
 /// A bond's domain was detached, and more users remain than are leaving.
 pub fn detached_with_users(event: &Event, subject: Subject, bond: &Bond) -> Option<Breach> {
     let remain = bond.users.saturating_sub(bond.leaving);
-    if remain == 0 || bond.told {
+    if remain == 0 || bond.told || bond.known_since == 0 {
         return None;
     }
     let message = format!(

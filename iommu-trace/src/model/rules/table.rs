@@ -164,7 +164,7 @@ pub const RULES: &[Rule] = &[
         "a fault group is answered, delivered or freed after it was freed",
         "iopf_free_group() ends a group",
         "iopf_free_group()",
-        probes::GROUPS.union(ProbeSet::of(&[ProbeId::GroupDequeue, ProbeId::FaultRead])),
+        probes::GROUPS.union(probes::LOOKUPS).union(ProbeSet::of(&[ProbeId::GroupDequeue, ProbeId::FaultRead])),
     ),
     rule(
         RuleId::PartialLeak,
@@ -173,7 +173,7 @@ pub const RULES: &[Rule] = &[
         "partial requests wait on fault_param->partial for the last of their group, and are dropped when the queue \
          overflows or the device leaves it",
         "report_partial_fault(), iopf_group_alloc(), iopf_queue_remove_device()",
-        probes::GROUPS.union(probes::QUEUES),
+        probes::GROUPS.union(probes::QUEUES).union(probes::RESPONSES).union(probes::LOOKUPS),
     ),
     rule(
         RuleId::WrongDomain,

@@ -31,12 +31,26 @@ fn the_snapshot_makes_a_groups_slots_known() {
     let (device, mut script) = (dev(1), Script::new());
     let handle = hnd(1, &device);
     script.by(1).snapshot_begin(&device, handle.handle.domain).snapshot_entry(&device, 0, &handle);
-    script.by(1).snapshot_end(&device);
+    script.by(1).snapshot_end(&device).pass(200_000_000);
     let mut lawful = script.clone();
     script.by(10).core_detach(&device, 7, &handle).core_attach(&device, 0, &hnd(2, &device), 0);
     assert_eq!(broken(&run(&script).1), ["empty-slot", "slot-occupied"]);
     lawful.by(10).detach(&device, 0, &handle).attach(&device, 0, &hnd(2, &device));
     assert_eq!(broken(&run(&lawful).1), [""; 0]);
+}
+
+#[test]
+fn what_the_snapshot_told_may_be_changed_by_a_call_from_before_the_trace() {
+    let (device, mut script) = (dev(1), Script::new());
+    let handle = hnd(1, &device);
+    script.by(1).snapshot_begin(&device, handle.handle.domain).snapshot_entry(&device, 7, &handle);
+    script.by(1).snapshot_end(&device);
+    // The detach that made room for it was entered before the trace, and has yet to return.
+    script.by(10).core_attach(&device, 7, &hnd(2, &device), 0);
+    script.by(11).ret(ProbeId::DetachDevicePasid, 0);
+    let (model, effects) = run(&script);
+    assert_eq!(broken(&effects), [""; 0]);
+    assert_eq!(unjudged(&model), [(RuleId::SlotOccupied, Doubt::Beginning)]);
 }
 
 #[test]
@@ -64,7 +78,7 @@ fn a_domain_attached_without_a_handle_is_in_no_array() {
     script.by(10).change(ProbeId::DetachGroup, change).ret(ProbeId::DetachGroup, 0);
     assert_eq!(broken(&run(&script).1), [""; 0]);
     let mut script = Script::new();
-    script.by(1).snapshot_begin(&device, DEFAULT).snapshot_end(&device);
+    script.by(1).snapshot_begin(&device, DEFAULT).snapshot_end(&device).pass(200_000_000);
     script.by(10).change(ProbeId::DetachGroup, change).ret(ProbeId::DetachGroup, 0);
     assert_eq!(broken(&run(&script).1), ["empty-slot"]);
 }
@@ -80,7 +94,8 @@ fn a_loss_makes_what_was_known_before_uncertain() {
     assert_eq!(broken(&effects), [""; 0]);
     assert_eq!(unjudged(&model), [(RuleId::SlotOccupied, Doubt::Lost(ProbeId::DetachDevicePasid))]);
     // What has begun since is certain again.
-    script.by(10).core_attach(&device, 7, &a, 0);
+    script.pass(200_000_000).by(10).core_detach(&device, 7, &b).core_attach(&device, 7, &a, 0);
+    script.by(10).core_attach(&device, 7, &b, 0);
     assert_eq!(broken(&run(&script).1), ["slot-occupied"]);
 }
 
@@ -93,7 +108,7 @@ fn a_loss_is_told_with_the_time_at_which_its_counter_was_read() {
     let at = script.events.len() - 1;
     script.events[at].ts = script.now + 500;
     script.by(10).core_attach(&device, 7, &hnd(1, &device), 0);
-    script.pass(1000).by(10).core_attach(&device, 7, &hnd(2, &device), 0);
+    script.pass(200_000_000).by(10).core_attach(&device, 7, &hnd(2, &device), 0);
     assert_eq!(broken(&run(&script).1), [""; 0]);
 }
 

@@ -174,7 +174,7 @@ fn a_read_that_began_before_the_free_may_tell_after_it() {
 fn partial_leak_a_group_is_made_without_a_partial_request_of_it() {
     let (device, handle, last, mut script) = faulting();
     let partial = Req::partial(None, 3, 0x2000);
-    script.by(20).report(&device, &partial).lookup(&device, 0, &handle).reported(0);
+    script.pass(SECOND).by(20).report(&device, &partial).lookup(&device, 0, &handle).reported(0);
     let mut lawful = script.clone();
     script.by(20).fault(group(1), &device, &last, &handle);
     script.by(30).write(group(1), &device, &last, &handle, 0);

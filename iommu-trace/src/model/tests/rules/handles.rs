@@ -2,7 +2,7 @@
 
 use super::super::broken;
 use crate::{
-    event::{Change, HandleRef, ProbeId, Ptr},
+    event::{Body, Change, HandleRef, ProbeId, Ptr},
     model::{
         Severity,
         testing::{
@@ -422,8 +422,19 @@ fn device_mismatch_user_space_is_told_another_id() {
     script.by(20).fault(group(1), &device, &req, &handle);
     script.by(30).read(device.id, &req, 1).write(group(1), &device, &req, &handle, 0);
     script.by(20).fault(group(1), &device, &req, &handle);
-    script.by(30).read(device.id + 5, &req, 2).write(group(1), &device, &req, &handle, 0);
-    assert_eq!(broken(&script.run()), ["device-mismatch"]);
+    script.by(30).read(device.id + 5, &req, 2);
+    let told = script.events.len();
+    script.by(30).write(group(1), &device, &req, &handle, 0);
+    // The group comes back with the cookie of that message.
+    for event in &mut script.events[told..] {
+        if let Body::FaultGroup(group) = &mut event.body {
+            group.cookie = 2;
+        }
+    }
+    let effects = script.run();
+    assert_eq!(broken(&effects), ["device-mismatch"]);
+    let proof: Vec<_> = effects.violations[0].evidence.iter().map(|piece| piece.what).collect();
+    assert_eq!(proof, ["attach", "report", "look-up", "delivery"]);
 }
 
 #[test]
