@@ -187,8 +187,9 @@ impl Model {
         let most = if requests == 0 { usize::MAX } else { requests as usize - 1 };
         let (waiting, reported): (Vec<_>, Vec<_>) = list
             .iter(&self.faults.slab, CHAIN)
+            .take(MAX_SEARCH)
             .filter(|&id| self.faults.get(id).is_some_and(|fault| !fault.reporting || fault.handle.is_some()))
-            .partition(|&id| self.faults.get(id).is_some_and(|fault| fault.returned_before(since)));
+            .partition(|&id| self.faults.get(id).is_some_and(|fault| !fault.doubtful && fault.returned_before(since)));
         let mut taken = waiting;
         taken.truncate(most);
         let more = reported.len().min(most - taken.len());

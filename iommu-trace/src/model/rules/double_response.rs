@@ -57,6 +57,8 @@ pub fn never_made(model: &Model, event: &Event, response: &PageResponse) -> Brea
         response.grpid,
     );
     let breach = Breach::new(RuleId::DoubleResponse, known_since.unwrap_or(0), message, subject);
-    let beginning = known_since.is_none().then_some(Doubt::Beginning);
+    // A report that was entered before the trace may answer by itself.
+    let unsettled = event.ts < model.judge.settled;
+    let beginning = (known_since.is_none() || unsettled).then_some(Doubt::Beginning);
     breach.proven_by([added, Some(Evidence::of(event, "response"))]).unless(beginning)
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     event::{Event, SvaOp},
-    model::{Evidence, Model, Subject, judge::Breach, mirror::Bond},
+    model::{Doubt, Evidence, Model, Subject, judge::Breach, mirror::Bond},
 };
 
 fn breach(model: &Model, bond: &Bond, op: &SvaOp, event: &Event, message: String) -> Breach {
@@ -19,11 +19,11 @@ fn breach(model: &Model, bond: &Bond, op: &SvaOp, event: &Event, message: String
         ..Subject::default()
     };
     let what = if event.probe == crate::event::ProbeId::SvaBind { "bind" } else { "unbind" };
-    Breach::new(RuleId::SvaUsers, bond.known_since, message, subject).proven_by([
-        bond.bound,
-        bond.unbound,
-        Some(Evidence::of(event, what)),
-    ])
+    // A bind or unbind that was entered before the trace may still be running.
+    let beginning = (event.ts < model.judge.settled).then_some(Doubt::Beginning);
+    Breach::new(RuleId::SvaUsers, bond.known_since, message, subject)
+        .proven_by([bond.bound, bond.unbound, Some(Evidence::of(event, what))])
+        .unless(beginning)
 }
 
 /// A bind has returned, and no other bind or unbind is running: `users` is what the calls make it.

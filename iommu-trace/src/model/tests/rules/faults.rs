@@ -132,7 +132,7 @@ fn double_response() {
 #[test]
 fn double_response_a_request_that_nobody_made() {
     let (device, _, req, mut script) = faulting();
-    script.by(10).page_response(Ptr(0x77), &device, &req, 0);
+    script.pass(SECOND).by(10).page_response(Ptr(0x77), &device, &req, 0);
     assert_eq!(broken(&script.run()), ["double-response"]);
     // Of a device that was in its queue before the trace, the request may be older than that, too.
     let mut script = Script::new();

@@ -13,6 +13,8 @@ use crate::{
 fn bonded(users: u32) -> (Dev, Hnd, Script) {
     let (device, mut script) = (dev(1), Script::new());
     let bond = bond(1, &device);
+    // Calls from before the trace have returned.
+    script.by(1).domain_free(crate::model::testing::domain(77)).pass(200_000_000);
     for count in 1..=users {
         script.by(10).sva(ProbeId::SvaBind, &device, None, 9, 0);
         if count == 1 {
