@@ -116,37 +116,23 @@ impl Comparison<'_> {
 
     /// A device is in its fault queue exactly while one of its slots can fault.
     fn fault_capable_devices(&mut self) {
-        let mut changes: Vec<(&Line, Call, String, u32, Option<u32>)> = Vec::new();
-        for line in &self.truth.lines {
-            let (slot, after) = match &line.fact {
-                Fact::Attach(slot) | Fact::Replace(slot) => (slot, slot.fault_id),
-                Fact::Detach(slot) => (slot, None),
-                _ => continue,
-            };
-            if slot.call.ret == 0
-                && slot.core
-                && let Some(device) = &slot.device
-            {
-                changes.push((line, slot.call, device.clone(), slot.pasid, after));
-            }
-        }
-        changes.sort_by_key(|(_, call, ..)| call.ts0);
         let mut capable: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
-        for (line, call, device, pasid, after) in changes {
+        for (line, slot) in std::mem::take(&mut self.changes) {
+            let Some(device) = &slot.device else { continue };
             let slots = capable.entry(device.clone()).or_default();
             let before = !slots.is_empty();
-            if after.is_some() {
-                slots.insert(pasid);
+            if slot.fault_id.is_some() && !matches!(line.fact, Fact::Detach(_)) {
+                slots.insert(slot.pasid);
             } else {
-                slots.remove(&pasid);
+                slots.remove(&slot.pasid);
             }
             let event = match (before, !slots.is_empty()) {
                 (false, true) => "iopf_enable",
                 (true, false) => "iopf_disable",
                 _ => continue,
             };
-            let mut candidates = self.within(line.tid, call, &[event]);
-            candidates.retain(|&index| self.spans[index].text("device") == Some(&device));
+            let mut candidates = self.within(line.tid, slot.call, &[event]);
+            candidates.retain(|&index| self.spans[index].text("device") == Some(device));
             if let Some(span) = self.claim(line, event, &candidates)
                 && self.trust == Trust::Whole
             {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Comparison, INTERRUPT_LATENCY, Trust};
 use crate::guest_tests::{
     trace::Span,
-    truth::{Fact, Line, Range},
+    truth::{DmaFault, Fact, Line, Range},
 };
 
 /// VT-d's reasons: the page table entry does not allow writing, or reading.
@@ -14,15 +14,27 @@ const REASON_READ: u32 = 6;
 
 impl Comparison<'_> {
     pub(super) fn dma_faults(&mut self) {
-        for line in &self.truth.lines {
-            let Fact::DmaFault(fault) = &line.fact else { continue };
+        let faults: Vec<(&Line, &DmaFault)> = self
+            .truth
+            .lines
+            .iter()
+            .filter_map(|line| match &line.fact {
+                Fact::DmaFault(fault) => Some((line, fault)),
+                _ => None,
+            })
+            .collect();
+        for (at, &(line, fault)) in faults.iter().enumerate() {
+            // Until the next transfer of the same kind, whose fault says the same.
+            let again =
+                faults[at + 1..].iter().find(|(_, next)| (&next.iova, next.write) == (&fault.iova, fault.write));
+            let until = (fault.call.ts1 + INTERRUPT_LATENCY).min(again.map_or(u64::MAX, |(_, next)| next.call.ts0));
             let candidates: Vec<usize> = (0..self.spans.len())
                 .filter(|&index| {
                     let span = self.spans[index];
                     !self.claimed[index]
                         && span.event == "dma_fault"
                         && span.ts >= fault.call.ts0
-                        && span.ts <= fault.call.ts1 + INTERRUPT_LATENCY
+                        && span.ts <= until
                         && span.text("addr") == Some(&fault.iova)
                 })
                 .collect();

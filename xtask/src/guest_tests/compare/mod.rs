@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     trace::{Span, Trace},
-    truth::{Call, Fact, Line, Truth, Via},
+    truth::{Call, Fact, Line, Slot, Truth, Via},
 };
 
 /// Differences that are shown; the others are counted.
@@ -148,6 +148,8 @@ struct Comparison<'a> {
     /// Spans by thread, in the order of the file.
     by_tid: HashMap<u32, Vec<usize>>,
     tenancies: Vec<Tenancy>,
+    /// Changes of slots that succeeded, in the order of the core's functions.
+    changes: Vec<(&'a Line, &'a Slot)>,
     trust: Trust,
     differences: Differences,
 }
@@ -164,6 +166,7 @@ impl<'a> Comparison<'a> {
             claimed: vec![false; spans.len()],
             by_tid,
             tenancies: Vec::new(),
+            changes: Vec::new(),
             trust,
             differences: Differences::default(),
         }

@@ -1,5 +1,7 @@
 //! Attach, replace and detach: each call that reached the core is one event, and handles follow each other in their slot.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::{Comparison, Tenancy, Trust};
@@ -24,7 +26,8 @@ impl Comparison<'_> {
             }
         }
         lines.sort_by_key(|(_, _, slot)| slot.call.ts0);
-        let mut last = std::collections::HashMap::new();
+        let mut last = HashMap::new();
+        let mut pairs: Vec<(&Line, &Slot, &Span)> = Vec::new();
         for (event, line, slot) in lines {
             let candidates: Vec<usize> = self
                 .within(line.tid, slot.call, &[event])
@@ -44,7 +47,16 @@ impl Comparison<'_> {
             {
                 self.differences.add("the trace has this before the call that preceded it", Some(line), Some(span));
             }
+            pairs.push((line, slot, span));
+        }
+        // Calls of several threads overlap, and a group that one of them frees is given to the next at once: what comes
+        // first in a slot is told by the core's functions only.
+        pairs.sort_by_key(|(_, _, span)| span.ts);
+        for (line, slot, span) in pairs {
             self.slot(line, slot, span);
+            if slot.call.ret == 0 {
+                self.changes.push((line, slot));
+            }
         }
     }
 

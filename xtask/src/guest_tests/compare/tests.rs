@@ -209,6 +209,27 @@ mod siblings {
         assert!(told(&["0xb"]).contains("subject: expected this device"));
     }
 
+    /// A thread waits for its turn in a call that began before the other's, and gets the group that the other frees.
+    #[test]
+    fn the_order_in_a_slot_is_that_of_the_cores_functions() {
+        let truth = TRUTH
+            .lines()
+            .map(|line| match line {
+                line if line.contains("\"unbind\"") || line.contains("\"core\":false") => String::new(),
+                line if line.contains("\"detach\"") => line.replace("\"b\"", "\"a\"").replace(":4,", ":2,") + "\n",
+                line if line.contains("\"end\"") => {
+                    let next = r#"{"truth":"attach","via":"vfio","device":"c","group":3,"device_id":5,"pasid":0,"core":true,"ret":0,"ts0":550,"ts1":800,"tid":8}"#;
+                    format!("{next}\n{line}\n")
+                }
+                line => format!("{line}\n"),
+            })
+            .collect::<String>();
+        let next = change("attach", 720, "c", 5).replace("\"tid\":7", "\"tid\":8");
+        let lines =
+            [START.to_owned(), change("attach", 110, "a", 2), change("detach", 610, "a", 2), next, END.to_owned()];
+        assert_eq!(differences(&(lines.join("\n") + "\n"), &truth, Trust::Whole), "");
+    }
+
     #[test]
     fn any_other_violation_is_a_false_alarm() {
         let alarm = |l: &str| {
@@ -244,6 +265,24 @@ mod dma {
     #[test]
     fn an_interrupt_after_the_program_still_belongs_to_it() {
         assert_eq!(told(&[map(310, "0x10000", 12288, "0x1"), FAULT.to_owned()]), "");
+    }
+
+    #[test]
+    fn transfers_to_one_address_have_a_fault_each() {
+        let second = r#"{"truth":"dma_fault","device":"0000:00:02.0","group":1,"iova":"0xbad000","write":true,"length":64,"ret":0,"ts0":450,"ts1":460,"tid":7}"#;
+        let truth = TRUTH.replace("{\"truth\":\"map\"", &format!("{second}\n{{\"truth\":\"map\""));
+        let told = |times: &[u64]| {
+            let faults = times.iter().map(|at| FAULT.replace("\"ts\":700", &format!("\"ts\":{at}")) + "\n");
+            let faults = faults.collect::<String>();
+            differences(
+                &format!("{START}\n{faults}{}\n{END}\n", map(310, "0x10000", 12288, "0x1")),
+                &truth,
+                Trust::Whole,
+            )
+        };
+        assert_eq!(told(&[250, 700]), "");
+        assert!(told(&[250]).contains("the trace has no dma_fault at this address"));
+        assert!(told(&[700]).contains("the trace has no dma_fault at this address"));
     }
 
     #[test]
