@@ -45,7 +45,7 @@ fn build(package: &str) -> Result<Vec<PathBuf>> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(workspace::root())
-        .args(["build", "--quiet", "--release", "--target", TARGET, "--package", package, "--bins"])
+        .args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "--package", package, "--bins"])
         .arg("--message-format=json-render-diagnostics")
         // Static, because the guest has no libraries. A musl target would have to be installed; glibc's is there.
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
