@@ -101,11 +101,18 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
                 while let Some(job) = next(&queue) {
                     let started = Instant::now();
                     let name = &job.program.name;
-                    if let Err(error) = attach(job.loaded, job.id.function(), &job.program, btf) {
-                        let reason = format!("{} {}: {}", job.program.way, job.program.name, reason(&error));
-                        broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.id, reason));
+                    match attach(job.loaded, job.id.function(), &job.program, btf) {
+                        Ok(program) => tracing::trace!(
+                            program = name.as_str(),
+                            took = ?started.elapsed(),
+                            verified = program.info().ok().and_then(|info| info.verified_instruction_count()),
+                            "loaded and attached"
+                        ),
+                        Err(error) => {
+                            let reason = format!("{} {name}: {}", job.program.way, reason(&error));
+                            broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.id, reason));
+                        }
                     }
-                    tracing::trace!(program = name.as_str(), took = ?started.elapsed(), "loaded and attached");
                 }
             });
         }
@@ -127,36 +134,42 @@ fn next<'a>(queue: &Mutex<&mut VecDeque<Job<'a>>>) -> Option<Job<'a>> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
-fn attach(loaded: Option<&mut AyaProgram>, function: &str, program: &Program, btf: &Btf) -> anyhow::Result<()> {
+/// Loads and attaches one program, and gives it back.
+fn attach<'a>(
+    loaded: Option<&'a mut AyaProgram>,
+    function: &str,
+    program: &Program,
+    btf: &Btf,
+) -> anyhow::Result<&'a AyaProgram> {
     let loaded = loaded.with_context(|| format!("the BPF object has no program {}", program.name))?;
     match program.way {
         Way::FEntry => {
-            let program: &mut FEntry = loaded.try_into()?;
+            let program: &mut FEntry = (&mut *loaded).try_into()?;
             program.load(function, btf)?;
             program.attach()?;
         }
         Way::FExit => {
-            let program: &mut FExit = loaded.try_into()?;
+            let program: &mut FExit = (&mut *loaded).try_into()?;
             program.load(function, btf)?;
             program.attach()?;
         }
         Way::TpBtf => {
-            let program: &mut BtfTracePoint = loaded.try_into()?;
+            let program: &mut BtfTracePoint = (&mut *loaded).try_into()?;
             program.load(function, btf)?;
             program.attach()?;
         }
         Way::RawTp => {
-            let program: &mut RawTracePoint = loaded.try_into()?;
+            let program: &mut RawTracePoint = (&mut *loaded).try_into()?;
             program.load()?;
             program.attach(function)?;
         }
         Way::KProbe | Way::KRetProbe => {
-            let program: &mut KProbe = loaded.try_into()?;
+            let program: &mut KProbe = (&mut *loaded).try_into()?;
             program.load()?;
             program.attach(function, 0)?;
         }
     }
-    Ok(())
+    Ok(loaded)
 }
 
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
