@@ -86,8 +86,8 @@ fn passes_through(guest: &Guest, _: &mut Checks) -> Result<()> {
     fs::write(&file, &data)?;
     let outcome = guest
         .vm()
-        .copy(&file, "/root/data")
-        .script("cat data; cp data /tmp/back; echo only-this >&2; exit 7")
+        .copy(&file, "/data")
+        .script("cat /data; cp /data /tmp/back; echo only-this >&2; exit 7")
         .collect("/tmp/back")
         .collect("/nowhere")
         .run()?;

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::qemu::Iommu;
 
-const ABOUT: &str = "runs begin and end cleanly: 50 times, two at once, by a signal, with the command's status";
+const ABOUT: &str = "runs begin and end cleanly: ten times, two at once, by a signal, with the command's status";
+const ABOUT_LONG: &str = "runs begin and end cleanly 50 times";
 
 /// The table.
 pub const TESTS: &[GuestTest] = &[
@@ -23,7 +24,7 @@ pub const TESTS: &[GuestTest] = &[
         kernel: "built-7.3",
         iommu: Iommu::Intel,
         tracer: true,
-        run,
+        run: |guest, checks| run(guest, checks, TEN),
     },
     GuestTest {
         name: "lifecycle-built-6.12",
@@ -31,14 +32,36 @@ pub const TESTS: &[GuestTest] = &[
         kernel: "built-6.12",
         iommu: Iommu::None,
         tracer: true,
-        run,
+        run: |guest, checks| run(guest, checks, TEN),
+    },
+    GuestTest {
+        name: "long-lifecycle-built-7.3",
+        about: ABOUT_LONG,
+        kernel: "built-7.3",
+        iommu: Iommu::Intel,
+        tracer: true,
+        run: |guest, checks| run(guest, checks, FIFTY),
+    },
+    GuestTest {
+        name: "long-lifecycle-built-6.12",
+        about: ABOUT_LONG,
+        kernel: "built-6.12",
+        iommu: Iommu::None,
+        tracer: true,
+        run: |guest, checks| run(guest, checks, FIFTY),
     },
 ];
 
 /// How often a tracer is started and stopped: alone, then several at once, which is harder on the kernel.
-const ALONE: usize = 5;
-const ROUNDS: usize = 9;
-const AT_ONCE: usize = 5;
+#[derive(Clone, Copy)]
+struct Starts {
+    alone: usize,
+    rounds: usize,
+    at_once: usize,
+}
+
+const TEN: Starts = Starts { alone: 4, rounds: 2, at_once: 3 };
+const FIFTY: Starts = Starts { alone: 5, rounds: 9, at_once: 5 };
 
 /// Far more than it takes: emulated on a busy machine, each run takes seconds.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -49,16 +72,17 @@ const TRACED: &str = "/sys/kernel/tracing/enabled_functions";
 /// Waits until a trace has begun: its first line is there.
 const WAIT: &str = "wait_for() { i=0; until [ -s $1 ] || [ $i = 600 ]; do sleep 0.1; i=$((i+1)); done; }";
 
-fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
+fn run(guest: &Guest, checks: &mut Checks, starts: Starts) -> Result<()> {
+    let Starts { alone, rounds, at_once } = starts;
     let mut script = Script::new();
     script.case(
         "alone",
-        &format!("for i in $(seq {ALONE}); do iommu-trace trace --verbose --output /dev/null -- true || exit 1; done"),
+        &format!("for i in $(seq {alone}); do iommu-trace trace --verbose --output /dev/null -- true || exit 1; done"),
     );
     script.case(
         "at-once",
         &format!(
-            "for i in $(seq {ROUNDS}); do pids=; for j in $(seq {AT_ONCE}); do \
+            "for i in $(seq {rounds}); do pids=; for j in $(seq {at_once}); do \
              iommu-trace trace --output /dev/null -- true & pids=\"$pids $!\"; done; \
              for pid in $pids; do wait $pid || exit 1; done; done"
         ),
@@ -92,7 +116,7 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
 
     checks.check("start and stop, one after the other", files.expect_status("alone", 0));
     checks.check("start and stop, several at once", files.expect_status("at-once", 0));
-    for note in times(&files.text("alone.stderr")?) {
+    for note in times(&files.text("alone.stderr")?, alone) {
         checks.note(note);
     }
     checks.check("nothing stays attached", files.expect_status("after", 0));
@@ -135,7 +159,7 @@ fn summary(files: &Files) -> Result<()> {
 }
 
 /// The medians of what the tracer says about itself.
-fn times(log: &str) -> Vec<String> {
+fn times(log: &str, alone: usize) -> Vec<String> {
     let median = |line: &str, field: &str| -> Option<f64> {
         let mut times: Vec<Duration> = log
             .lines()
@@ -148,7 +172,7 @@ fn times(log: &str) -> Vec<String> {
     };
     [("probes attached", "all="), ("probes handed over to be detached", "took=")]
         .into_iter()
-        .filter_map(|(line, field)| Some(format!("{line}: {:.2} s (median of {ALONE})", median(line, field)?)))
+        .filter_map(|(line, field)| Some(format!("{line}: {:.2} s (median of {alone})", median(line, field)?)))
         .collect()
 }
 
@@ -184,9 +208,9 @@ mod tests {
         let log = "DEBUG probes attached types=1ms maps=2ms all=1.5s\nDEBUG probes handed over to be detached took=20ms\n\
                    DEBUG probes attached types=1ms maps=2ms all=700ms\nDEBUG probes handed over to be detached took=9ms\n\
                    DEBUG probes attached types=1ms maps=2ms all=900ms\nDEBUG probes handed over to be detached took=30ms\n";
-        let notes = times(log);
+        let notes = times(log, 3);
         assert!(notes[0].starts_with("probes attached: 0.90 s"), "{notes:?}");
         assert!(notes[1].starts_with("probes handed over to be detached: 0.02 s"), "{notes:?}");
-        assert!(times("nothing").is_empty());
+        assert!(times("nothing", 3).is_empty());
     }
 }
