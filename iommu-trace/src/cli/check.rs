@@ -6,13 +6,11 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use super::{
-    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, log, parse,
-    run::{Judging, Run},
+    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, log, parse, run::Run, session::Judging, source,
 };
 use crate::{
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
-    source::live::{self, LiveOptions},
 };
 
 /// What the rules rest on; maps, unmaps and invalidations are many and of no use to them.
@@ -166,14 +164,7 @@ impl Check {
         log::to_stderr(arguments.live.verbose);
         let options = arguments.consumer();
         let run = Run::new(&options)?.judging(arguments.judging()?);
-        let source = live::open(&LiveOptions {
-            topics: TOPICS.to_vec(),
-            stacks: options.output.stacks,
-            buffer_size: arguments.live.buffer_size,
-            verbose: arguments.live.verbose > 0,
-            track_frees: arguments.live.track_frees,
-            snapshot: true,
-        })?;
+        let source = source::open(&options, &TOPICS)?;
         run.consume(source)
     }
 }

@@ -4,16 +4,21 @@
 //! and what a subcommand says of itself (`doctor` has 1, `check` 3).
 
 mod check;
+mod command;
 mod completions;
 mod doctor;
 mod filter;
 mod handles;
 mod log;
 mod man;
+mod mirror;
 mod options;
 mod parse;
 mod processes;
 mod run;
+mod session;
+mod signals;
+mod source;
 mod trace;
 
 use std::process::ExitCode;
@@ -28,7 +33,8 @@ pub use filter::{Filter, Pids, Processes};
 pub use handles::holdings;
 pub use options::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs};
 pub use processes::Descendants;
-pub use run::{Judging, Run};
+pub use run::Run;
+pub use session::Judging;
 
 /// Bad usage or a failed set-up.
 pub const EXIT_USAGE: u8 = 2;

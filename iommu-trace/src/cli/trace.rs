@@ -4,11 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{ConsumerOptions, complain, log, run::Run};
-use crate::{
-    kernel,
-    source::live::{self, LiveOptions},
-};
+use super::{ConsumerOptions, complain, log, run::Run, source};
+use crate::kernel;
 
 /// Print attachments, page faults and what belongs to them as they happen.
 ///
@@ -31,14 +28,7 @@ impl Trace {
         log::to_stderr(options.live.verbose);
         let run = Run::new(options)?;
         warn_of_the_unknown(&run, options);
-        let source = live::open(&LiveOptions {
-            topics: options.select.events.clone(),
-            stacks: options.output.stacks,
-            buffer_size: options.live.buffer_size,
-            verbose: options.live.verbose > 0,
-            track_frees: options.live.track_frees,
-            ..LiveOptions::default()
-        })?;
+        let source = source::open(options, &options.select.events)?;
         run.consume(source)
     }
 }

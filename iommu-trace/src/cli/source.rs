@@ -1,0 +1,22 @@
+//! Which source a consumer reads: the running kernel, or a recording.
+
+use super::ConsumerOptions;
+use crate::{
+    model::span::Topic,
+    source::{
+        Source,
+        live::{self, LiveOptions},
+    },
+};
+
+/// Opens what the options ask for. Of a live kernel, `topics` are probed.
+pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<dyn Source>> {
+    live::open(&LiveOptions {
+        topics: topics.to_vec(),
+        stacks: options.output.stacks,
+        buffer_size: options.live.buffer_size,
+        verbose: options.live.verbose > 0,
+        track_frees: options.live.track_frees,
+        snapshot: true,
+    })
+}
