@@ -65,6 +65,8 @@ pub enum Age {
 /// A `struct iopf_group`.
 #[derive(Clone, Debug, Default)]
 pub struct FaultGroup {
+    /// The PASID and group index of its last request.
+    pub name: (u32, u32),
     /// Its requests, in the kernel's order; the last one is answered.
     pub members: List,
     /// The last request.

@@ -208,11 +208,13 @@ fn who_answers_is_told_by_what_the_thread_is_in() {
     let (device, handle_of) = (dev(1), |n| hnd(n, &dev(1)));
     let req = Req::new(None, 3, 0x1000);
     let mut script = Script::new();
-    for n in 1..=4 {
+    let kernels = bond(2, &device);
+    for n in 1..=3 {
         script.by(20).fault(group(n), &device, &req, &handle_of(1));
     }
+    script.by(20).fault(group(4), &device, &req, &kernels);
     let answer = |script: &mut Script, n| {
-        let (handle, device) = (handle_of(1), dev(1));
+        let (handle, device) = (if n == 4 { kernels } else { handle_of(1) }, dev(1));
         script.by(10).respond(group(n), &device, &req, &handle, 1).free(group(n), &device, &req, &handle);
     };
     script.by(10).fault_destroy();
