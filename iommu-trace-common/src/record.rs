@@ -23,7 +23,7 @@ macro_rules! records {
 records! {
     /// What every record begins with.
     struct Header {
-        /// `bpf_ktime_get_ns()`: `CLOCK_MONOTONIC` in nanoseconds.
+        /// `bpf_ktime_get_ns()`, right after the record got its place in the ring: `CLOCK_MONOTONIC` in nanoseconds.
         ts: u64,
         /// The [`crate::ProbeId`].
         probe: u16,

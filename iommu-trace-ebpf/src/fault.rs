@@ -8,7 +8,7 @@ use iommu_trace_common::{
 
 use crate::{
     free::watch,
-    out::{diagnose, emit, emit_at, now, set},
+    out::{diagnose, emit, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
 };
@@ -189,7 +189,6 @@ const FRCD_PASID_PRESENT: u32 = 1 << 31;
 // before it does. Reads of these registers have no side effects (VT-d specification, 11.4.9 and 11.4.14).
 #[inline(always)]
 fn dmar_fault(ctx: &impl Args) {
-    let ts = now();
     let iommu = ctx.arg(1);
     let (Some(reg), Some(cap)) = (get::<u64>(iommu, Field::IntelReg), get::<u64>(iommu, Field::IntelCap)) else {
         return;
@@ -220,7 +219,7 @@ fn dmar_fault(ctx: &impl Args) {
         if record[3] & FRCD_F == 0 {
             return;
         }
-        emit_at(ctx, ProbeId::DmarFault, Phase::Enter, ts, |place: *mut DmaFault| {
+        emit(ctx, ProbeId::DmarFault, Phase::Enter, |place: *mut DmaFault| {
             set!(place, {
                 iommu: iommu,
                 addr: (u64::from(record[1]) << 32 | u64::from(record[0])) & !0xfff,
