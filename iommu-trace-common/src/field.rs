@@ -48,6 +48,7 @@ fields! {
     GroupOwner = "iommu_group"."owner",
     GroupDevices = "iommu_group"."devices",
     GroupPasidArray = "iommu_group"."pasid_array",
+    GroupRecoveryCnt = "iommu_group"."recovery_cnt",
     GroupDeviceList = "group_device"."list",
     GroupDeviceDev = "group_device"."dev",
     XarrayHead = "xarray"."xa_head",

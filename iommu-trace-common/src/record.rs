@@ -283,6 +283,16 @@ records! {
         ret: i64,
     }
 
+    /// Return of `pci_dev_reset_iommu_prepare`.
+    struct Prepared {
+        /// What was returned.
+        ret: i64,
+        /// `recovery_cnt` of the device's group, or [`crate::NO_ID`].
+        recovery: u32,
+        /// Zero.
+        pad: u32,
+    }
+
     /// Just a domain.
     struct Domain {
         /// Address.

@@ -1,8 +1,8 @@
 //! Attach, replace, detach; look-ups; domains, groups' members and resets.
 
 use iommu_trace_common::{
-    Field, Phase, ProbeId,
-    record::{Attach, DeviceOnly, Domain, Lookup, Return},
+    Field, NO_ID, Phase, ProbeId,
+    record::{Attach, DeviceOnly, Domain, Lookup, Prepared, Return},
 };
 
 use crate::{
@@ -240,8 +240,18 @@ fn reset_prepare(ctx: &impl Args) {
     reset(ctx, ProbeId::ResetPrepare);
 }
 #[inline(always)]
-fn reset_prepared(ctx: &impl Ret) {
-    returned(ctx, ProbeId::ResetPrepare);
+fn reset_prepared(ctx: &(impl Args + Ret)) {
+    let ret = ctx.ret() as i32 as i64;
+    let pdev = ctx.arg(0);
+    let group = match read::offset(Field::PciDevDevice) {
+        Some(offset) if pdev != 0 => read::ptr(pdev + offset, Field::DeviceIommuGroup),
+        _ => 0,
+    };
+    // A device without ATS is left alone: only the group's count tells whether it is blocked.
+    let recovery = read::get(group, Field::GroupRecoveryCnt).unwrap_or(NO_ID);
+    emit(ctx, ProbeId::ResetPrepare, Phase::Exit, |record: *mut Prepared| {
+        set!(record, { ret: ret, recovery: recovery, pad: 0 });
+    });
 }
 #[inline(always)]
 fn reset_done(ctx: &impl Args) {

@@ -109,6 +109,10 @@ fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeErro
         (P::DeviceAdd | P::DeviceRemove | P::ResetPrepare | P::ResetDone, Phase::Enter) => {
             Body::Device(read::<record::DeviceOnly>(probe, payload)?.device.into())
         }
+        (P::ResetPrepare, Phase::Exit) => {
+            let raw = read::<record::Prepared>(probe, payload)?;
+            Body::Prepared { ret: raw.ret, blocked: (raw.recovery != NO_ID).then_some(raw.recovery != 0) }
+        }
         (P::DomainFree, Phase::Enter) => {
             let raw = read::<record::Domain>(probe, payload)?;
             Body::Domain {

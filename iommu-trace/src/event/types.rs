@@ -661,8 +661,15 @@ pub enum Body {
     Iommufd(IommufdOp),
     /// An SVA bond.
     Sva(SvaOp),
-    /// A device joins or leaves a group; a PCI reset begins or ends (return of `prepare` is a [`Body::Return`]).
+    /// A device joins or leaves a group; a PCI reset begins or ends (return of `prepare` is a [`Body::Prepared`]).
     Device(DeviceRef),
+    /// Return of `pci_dev_reset_iommu_prepare`.
+    Prepared {
+        /// What it returned.
+        ret: i64,
+        /// Whether the device's group is blocked now, where the kernel tells: a device without ATS is left alone.
+        blocked: Option<bool>,
+    },
     /// Entry of `iommu_domain_free`.
     Domain {
         /// The domain.

@@ -37,7 +37,14 @@ impl Model {
         }
     }
 
-    pub(super) fn reset_prepared(&mut self, call: &Call, event: &Event, ret: i64, effects: &mut Effects) {
+    pub(super) fn reset_prepared(
+        &mut self,
+        call: &Call,
+        event: &Event,
+        ret: i64,
+        blocked: Option<bool>,
+        effects: &mut Effects,
+    ) {
         let About::Device(device) = &call.about else { return };
         let span = DeviceSpan { group: self.mirror.group_id(device), device: device.name, ret: Some(ret) };
         if ret == 0 {
@@ -46,6 +53,7 @@ impl Model {
                 known.reset.depth = known.reset.depth.saturating_add(1);
                 if known.reset.depth == 1 {
                     known.reset.prepared = Some(Evidence::of(event, "reset prepare"));
+                    known.reset.blocks = blocked;
                 }
             }
             if let Some(group) = self.mirror.group_mut(device.group) {
@@ -63,10 +71,12 @@ impl Model {
         known.reset.depth = known.reset.depth.saturating_sub(1);
         known.reset.done = Some(Evidence::of(event, "reset done"));
         let over = known.reset.depth == 0;
-        if let Some(group) = self.mirror.group_mut(device.group).filter(|group| group.blocked == Some(device.ptr))
-            && over
-        {
+        let Some(group) = self.mirror.group_mut(device.group).filter(|_| over) else { return };
+        if group.blocked == Some(device.ptr) {
             group.blocked = None;
+        } else if let Some(other) = group.blocked.and_then(|other| self.mirror.device_mut(other)) {
+            // The kernel tells of the group as a whole: it may have been this device that blocked it.
+            other.reset.blocks = None;
         }
     }
 

@@ -163,6 +163,11 @@ impl Model {
                 }
             },
             Body::Device(device) => self.device_seen(event, device, effects),
+            Body::Prepared { ret, blocked } => {
+                if let Some(call) = self.leave(event, effects) {
+                    self.reset_prepared(&call, event, *ret, *blocked, effects);
+                }
+            }
             Body::Domain { domain, domain_type, .. } => self.domain_freed(event, *domain, *domain_type, effects),
             Body::DmaFault(fault) => self.dma_fault(event, fault, effects),
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
@@ -278,7 +283,7 @@ impl Model {
                 self.sva_bound(&call, event, &op, effects);
             }
             About::Sva(_) => self.sva_unbound(&call, event, effects),
-            About::Device(_) => self.reset_prepared(&call, event, ret, effects),
+            About::Device(_) => self.reset_prepared(&call, event, ret, None, effects),
             About::Queue(device) => self.mirror.queue_unknown(*device),
         }
     }

@@ -358,6 +358,11 @@ impl By<'_> {
         self.enter(probe, Body::Device(dev.device))
     }
 
+    /// `pci_dev_reset_iommu_prepare` returns.
+    pub fn prepared(&mut self, ret: i64, blocked: Option<bool>) -> &mut Self {
+        self.event(ProbeId::ResetPrepare, Phase::Exit, Body::Prepared { ret, blocked })
+    }
+
     /// A domain is freed.
     pub fn domain_free(&mut self, domain: Ptr) -> &mut Self {
         let body = Body::Domain { domain, domain_type: DomainType::UNMANAGED, owner: OwnerHint::Iommufd };
