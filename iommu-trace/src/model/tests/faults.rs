@@ -348,12 +348,12 @@ fn two_contexts_whose_faults_say_the_same_are_told_apart_by_their_queues() {
     let second = crate::model::testing::Dev { id: first.id, ..second };
     let (handles, req) = ((hnd(1, &first), hnd(2, &second)), Req::new(None, 3, 0x1000));
     let queues = (Ptr(0xf001), Ptr(0xf002));
-    let handler = ProbeId::IommufdIopfHandler;
+    let entry = ProbeId::IommufdIopfHandler;
     for round in 0..2 {
         script.by(20).report(&first, &req).lookup(&first, 0, &handles.0);
-        script.by(20).group(handler, group(1), &first, &req, &handles.0, 1).in_queue(queues.0).reported(0);
+        script.by(20).group(entry, group(1), &first, &req, &handles.0, 1).in_queue(queues.0).reported(0);
         script.by(21).report(&second, &req).lookup(&second, 0, &handles.1);
-        script.by(21).group(handler, group(2), &second, &req, &handles.1, 1).in_queue(queues.1).reported(0);
+        script.by(21).group(entry, group(2), &second, &req, &handles.1, 1).in_queue(queues.1).reported(0);
         // The second is read first.
         script.by(31).file(ProbeId::FaultRead).message(second.id, &req, 1).in_queue(queues.1);
         script.by(31).file_ret(ProbeId::FaultRead, 40).write(group(2), &second, &req, &handles.1, 1);
