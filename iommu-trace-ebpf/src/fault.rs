@@ -42,11 +42,13 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
             watch(group);
         }
         let handle = ptr(group, Field::IopfGroupHandle);
+        // Past the handler the handle may be gone: only there is it followed.
+        let domain = if follow { ptr(handle, Field::HandleDomain) } else { 0 };
         set!(record, {
             group: group,
             handle: handle,
-            // Past the handler the handle may be gone: only there is it followed.
-            domain: if follow { ptr(handle, Field::HandleDomain) } else { 0 },
+            domain: domain,
+            queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(domain) } else { 0 },
             code: code,
         });
         // SAFETY: the places are this record's.
@@ -58,6 +60,14 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
             read::copy(&raw mut (*record).cookie, group, Field::IopfGroupCookie);
         }
     });
+}
+
+/// The `struct iommufd_fault` of the page table behind one of iommufd's domains. Where there is a `fault_data`, that leads
+/// to it, else `iommufd_hwpt`.
+#[inline(always)]
+fn fault_queue(domain: u64) -> u64 {
+    let hwpt = get(domain, Field::DomainFaultData).unwrap_or_else(|| ptr(domain, Field::DomainIommufdHwpt));
+    ptr(hwpt, Field::HwptFault)
 }
 
 // int iommufd_fault_iopf_handler(struct iopf_group *group)

@@ -129,8 +129,7 @@ impl Model {
             name: (seen.pasid, seen.grpid),
             last: found,
             handle,
-            domain: seen.domain,
-            queue: self.faults.queues.get(&seen.domain).copied().unwrap_or_default(),
+            queue: seen.queue,
             ..FaultGroup::default()
         };
         self.faults.groups.insert(seen.group, group);

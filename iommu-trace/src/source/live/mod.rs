@@ -40,6 +40,10 @@ const CLOCK_SLACK_NS: u64 = 100_000;
 const LAST_RECORDS: Duration = Duration::from_millis(200);
 /// Events taken from the ring in one poll, so that batches stay bounded in a storm.
 const MAX_BATCH: usize = 8192;
+/// The nice value of the thread that reads the ring.
+const READER_NICE: i32 = -15;
+/// The ring's size unless another is asked for: some 10,000 faults with all their stages.
+pub const DEFAULT_RING: u32 = 16 << 20;
 /// The least ring that holds some records of every kind.
 pub const MIN_RING: u32 = 4096;
 /// The largest: the map's size is a `u32`, a power of two.
@@ -73,7 +77,7 @@ impl Default for LiveOptions {
         LiveOptions {
             topics: vec![Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Reset],
             stacks: false,
-            buffer_size: 4 << 20,
+            buffer_size: DEFAULT_RING,
             verbose: false,
             snapshot: true,
             track_frees: false,
@@ -233,6 +237,14 @@ impl Live {
 impl Source for Live {
     fn info(&self) -> &SourceInfo {
         &self.info
+    }
+
+    fn on_reader_thread(&mut self) {
+        // It does little and must not be late: what finds no room in the ring meanwhile is lost. Without the right to it,
+        // things stay as they are.
+        if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
+            tracing::debug!(%error, "the reader keeps its priority");
+        }
     }
 
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
