@@ -25,6 +25,12 @@ impl Model {
             }
             ProbeId::DeviceRemove => {
                 self.device_faults_gone(event, device.ptr, effects);
+                for key in self.mirror.slots_of(device.group) {
+                    let breach = rules::device_left(self, event, key, device);
+                    self.judge(breach, event, effects);
+                }
+                let breach = rules::left_in_reset(self, event, device);
+                self.judge(breach, event, effects);
                 self.tell_event(event, SpanKind::DeviceRemove(span), effects);
                 self.mirror.remove_device(device);
             }

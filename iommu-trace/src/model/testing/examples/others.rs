@@ -66,7 +66,7 @@ pub fn iopf_unbalanced() -> Script {
     script
 }
 
-/// A reset is done that could not be prepared.
+/// A reset is done twice.
 #[must_use]
 pub fn reset_unbalanced() -> Script {
     let (device, mut script) = (dev(1), script());
@@ -74,7 +74,8 @@ pub fn reset_unbalanced() -> Script {
     vmm(&mut script)
         .attach(&device, 0, &hnd(1, &device))
         .device(ProbeId::ResetPrepare, &device)
-        .prepared(-12, Some(false))
+        .prepared(0, Some(true))
+        .device(ProbeId::ResetDone, &device)
         .device(ProbeId::ResetDone, &device);
     script
 }
