@@ -101,16 +101,34 @@ fn every_rule_is_explained_with_a_cause_and_how_it_was_seen() {
     assert!(RULES.iter().map(|rule| at(rule.id.slug())).is_sorted(), "the sections are not in the table's order");
 }
 
-/// The tests of the model that the documentation names are there.
+/// The model's tests and the simulated kernel's bugs that the documentation names are there.
 #[test]
-fn the_tests_that_are_named_exist() {
+fn what_is_named_exists() {
     let doc = fs::read_to_string(root("docs/rules.md")).unwrap();
-    let tests: String = ["faults", "handles", "others", "review"]
-        .iter()
-        .map(|name| fs::read_to_string(root(&format!("iommu-trace/src/model/tests/rules/{name}.rs"))).unwrap())
-        .collect();
-    let named: Vec<&str> = doc.split('`').filter(|word| word.contains('_') && word.ends_with("_is_tested")).collect();
+    let tests = |file: &str| fs::read_to_string(root(&format!("iommu-trace/src/model/tests/{file}.rs"))).unwrap();
+    let named: Vec<&str> = doc.split('`').filter(|word| word.starts_with("rules::") && word.len() > 10).collect();
+    assert!(named.len() > RULES.len(), "{named:?}");
     for name in named {
-        assert!(tests.contains(&format!("fn {name}(")), "there is no test {name}");
+        let (module, function) = name.rsplit_once("::").unwrap();
+        let there = tests(&module.replace("::", "/")).contains(&format!("fn {function}("));
+        assert!(there, "there is no test {name}");
+    }
+    let bugs = tests("simulation/bugs");
+    let simulated =
+        |line: &str| line.split('`').filter(|word| word.starts_with(char::is_uppercase)).map(str::to_owned).collect();
+    for rule in RULES {
+        let section = section(&doc, rule.id.slug());
+        let (_, shown) = section.split_once("**Shown by.**").unwrap();
+        let Some((_, names)) = shown.split_once("simulated") else { continue };
+        let names: Vec<String> = simulated(names);
+        assert!(!names.is_empty(), "{}", rule.id.slug());
+        for name in names {
+            let variant = format!("{:?}", rule.id);
+            let found = bugs
+                .lines()
+                .map(str::trim)
+                .any(|line| line.strip_prefix(&format!("{name}: ")).is_some_and(|rules| rules.contains(&variant)));
+            assert!(found, "the simulated kernel has no bug {name} that {variant} must find");
+        }
     }
 }
