@@ -4,18 +4,59 @@
 
 mod common;
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+    measurement::{Measurement, ValueFormatter, WallTime},
+};
 use iommu_trace::{
     event::{self, Event, Ptr},
     model::{Effects, Model, ModelOptions, RuleSet, testing::kernel_7_3},
 };
 use iommu_trace_common::{ProbeId, record};
+use rustix::time::{ClockId, clock_gettime};
 use zerocopy::IntoBytes;
 
 /// Rounds of the stream; each is some hundred events.
-const ROUNDS: u32 = 2_000;
+const ROUNDS: u32 = 4_000;
+
+/// The thread's time on its CPU: what others do on a shared machine is not measured.
+struct CpuTime;
+
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+impl Measurement for CpuTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        now()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        now().saturating_sub(start)
+    }
+
+    fn add(&self, one: &Duration, other: &Duration) -> Duration {
+        *one + *other
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
 
 fn fresh(options: ModelOptions, before: &[Event]) -> (Model, Effects) {
     let (mut model, mut effects) = (Model::new(kernel_7_3(), options), Effects::default());
@@ -36,9 +77,10 @@ fn options(rules: RuleSet, stages: bool) -> ModelOptions {
     ModelOptions { rules, stages, ..ModelOptions::default() }
 }
 
-fn events(criterion: &mut Criterion) {
+fn events(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("events");
     group.sample_size(20);
+    println!("an event takes {} bytes", size_of::<Event>());
     for handles in [100, 10_000] {
         let (before, events) = common::stream(handles, 0..ROUNDS);
         // What is measured is the lawful path.
@@ -71,7 +113,7 @@ fn events(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn lookup(criterion: &mut Criterion) {
+fn lookup(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("lookup");
     for handles in [10, 10_000, 1_000_000] {
         let (script, live) = common::attached(handles);
@@ -111,7 +153,7 @@ fn record<T: IntoBytes + zerocopy::Immutable>(probe: ProbeId, exit: bool, payloa
     [header.as_bytes(), payload.as_bytes()].concat()
 }
 
-fn decode(criterion: &mut Criterion) {
+fn decode(criterion: &mut Criterion<CpuTime>) {
     use zerocopy::FromZeros;
     let mut group = criterion.benchmark_group("decode");
     let records = [
@@ -130,5 +172,9 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, events, lookup, decode);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = events, lookup, decode
+}
 criterion_main!(benches);
