@@ -277,22 +277,22 @@ records! {
         users: u32,
     }
 
+    /// Return of `pci_dev_reset_iommu_prepare`.
+    struct Prepared {
+        /// What it returned.
+        ret: i64,
+        /// `group->recovery_cnt`: devices of the group that are blocked for their reset, or [`crate::NO_ID`].
+        recovering: u32,
+        /// Zero.
+        pad: u32,
+    }
+
     /// Just a device: group membership, reset.
     struct DeviceOnly {
         /// The device.
         device: Device,
         /// What was returned; 0 at entry.
         ret: i64,
-    }
-
-    /// Return of `pci_dev_reset_iommu_prepare`.
-    struct Prepared {
-        /// What was returned.
-        ret: i64,
-        /// `recovery_cnt` of the device's group, or [`crate::NO_ID`].
-        recovery: u32,
-        /// Zero.
-        pad: u32,
     }
 
     /// Just a domain.

@@ -241,16 +241,10 @@ fn reset_prepare(ctx: &impl Args) {
 }
 #[inline(always)]
 fn reset_prepared(ctx: &(impl Args + Ret)) {
-    let ret = ctx.ret() as i32 as i64;
-    let pdev = ctx.arg(0);
-    let group = match read::offset(Field::PciDevDevice) {
-        Some(offset) if pdev != 0 => read::ptr(pdev + offset, Field::DeviceIommuGroup),
-        _ => 0,
-    };
-    // A device without ATS is left alone: only the group's count tells whether it is blocked.
-    let recovery = read::get(group, Field::GroupRecoveryCnt).unwrap_or(NO_ID);
+    let (ret, dev) = (ctx.ret() as i32 as i64, read::pci_device(ctx.arg(0)));
     emit(ctx, ProbeId::ResetPrepare, Phase::Exit, |record: *mut Prepared| {
-        set!(record, { ret: ret, recovery: recovery, pad: 0 });
+        let group = read::ptr(dev, Field::DeviceIommuGroup);
+        set!(record, { ret: ret, recovering: read::get(group, Field::GroupRecoveryCnt).unwrap_or(NO_ID), pad: 0 });
     });
 }
 #[inline(always)]

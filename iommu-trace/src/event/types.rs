@@ -663,15 +663,8 @@ pub enum Body {
     Iommufd(IommufdOp),
     /// An SVA bond.
     Sva(SvaOp),
-    /// A device joins or leaves a group; a PCI reset begins or ends (return of `prepare` is a [`Body::Prepared`]).
+    /// A device joins or leaves a group; a PCI reset begins or ends (return of `prepare` is a [`Body::Return`]).
     Device(DeviceRef),
-    /// Return of `pci_dev_reset_iommu_prepare`.
-    Prepared {
-        /// What it returned.
-        ret: i64,
-        /// Whether the device's group is blocked now, where the kernel tells: a device without ATS is left alone.
-        blocked: Option<bool>,
-    },
     /// Entry of `iommu_domain_free`.
     Domain {
         /// The domain.
@@ -696,6 +689,13 @@ pub enum Body {
     Dma(DmaOp),
     /// A queued invalidation.
     Invalidate(Invalidate),
+    /// Return of a reset's prepare.
+    Prepared {
+        /// 0 or the negative errno.
+        ret: i64,
+        /// Devices of the group that are blocked for their reset, where this kernel counts them.
+        recovering: Option<u32>,
+    },
     /// Watched memory was freed.
     Free {
         /// Its address.

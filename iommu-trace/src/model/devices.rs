@@ -48,7 +48,7 @@ impl Model {
         call: &Call,
         event: &Event,
         ret: i64,
-        blocked: Option<bool>,
+        recovering: Option<u32>,
         effects: &mut Effects,
     ) {
         let About::Device(device) = &call.about else { return };
@@ -59,7 +59,7 @@ impl Model {
                 known.reset.depth = known.reset.depth.saturating_add(1);
                 if known.reset.depth == 1 {
                     known.reset.prepared = Some(Evidence::of(event, "reset prepare"));
-                    known.reset.blocks = blocked;
+                    known.reset.blocks = recovering.map(|devices| devices > 0);
                 }
             }
             if let Some(group) = self.mirror.group_mut(device.group) {

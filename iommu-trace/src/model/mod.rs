@@ -163,11 +163,6 @@ impl Model {
                 }
             },
             Body::Device(device) => self.device_seen(event, device, effects),
-            Body::Prepared { ret, blocked } => {
-                if let Some(call) = self.leave(event, effects) {
-                    self.reset_prepared(&call, event, *ret, *blocked, effects);
-                }
-            }
             Body::Domain { domain, domain_type, .. } => self.domain_freed(event, *domain, *domain_type, effects),
             Body::DmaFault(fault) => self.dma_fault(event, fault, effects),
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
@@ -175,6 +170,11 @@ impl Model {
             Body::Invalidate(op) => self.invalidated(event, op, effects),
             Body::Slot(state) => self.snapshot(event, state),
             Body::Lost { count } => self.lost(event, *count, effects),
+            Body::Prepared { ret, recovering } => {
+                if let Some(call) = self.leave(event, effects) {
+                    self.reset_prepared(&call, event, *ret, *recovering, effects);
+                }
+            }
             Body::Free { ptr } => self.memory_freed(event, *ptr, effects),
         }
         if self.mirror.take_full() {

@@ -369,9 +369,9 @@ impl By<'_> {
         self.enter(probe, Body::Device(dev.device))
     }
 
-    /// `pci_dev_reset_iommu_prepare` returns.
-    pub fn prepared(&mut self, ret: i64, blocked: Option<bool>) -> &mut Self {
-        self.event(ProbeId::ResetPrepare, Phase::Exit, Body::Prepared { ret, blocked })
+    /// A reset's prepare returns, with so many devices of the group blocked where the kernel tells.
+    pub fn prepared(&mut self, ret: i64, recovering: Option<u32>) -> &mut Self {
+        self.event(ProbeId::ResetPrepare, Phase::Exit, Body::Prepared { ret, recovering })
     }
 
     /// A domain is freed.

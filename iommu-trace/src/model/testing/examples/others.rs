@@ -74,7 +74,7 @@ pub fn reset_unbalanced() -> Script {
     vmm(&mut script)
         .attach(&device, 0, &hnd(1, &device))
         .device(ProbeId::ResetPrepare, &device)
-        .prepared(0, Some(true))
+        .prepared(0, Some(1))
         .device(ProbeId::ResetDone, &device)
         .device(ProbeId::ResetDone, &device);
     script
@@ -85,7 +85,7 @@ pub fn reset_unbalanced() -> Script {
 pub fn attach_while_blocked() -> Script {
     let (device, mut script) = (dev(1), script());
     vmm(&mut script).bind(&device);
-    script.task(1500, 1500, "reset").device(ProbeId::ResetPrepare, &device).prepared(0, Some(true));
+    script.task(1500, 1500, "reset").device(ProbeId::ResetPrepare, &device).prepared(0, Some(1));
     vmm(&mut script).attach(&device, 7, &hnd(1, &device));
     script.task(1500, 1500, "reset").device(ProbeId::ResetDone, &device);
     script

@@ -200,7 +200,7 @@ fn known() -> (Dev, Script) {
 #[test]
 fn reset_unbalanced_the_device_goes_in_the_middle() {
     let (device, mut script) = known();
-    script.by(10).device(ProbeId::ResetPrepare, &device).prepared(0, Some(true));
+    script.by(10).device(ProbeId::ResetPrepare, &device).prepared(0, Some(1));
     let mut lawful = script.clone();
     script.by(10).device(ProbeId::DeviceRemove, &device);
     assert_eq!(broken(&script.run()), ["reset-unbalanced"]);
@@ -208,7 +208,7 @@ fn reset_unbalanced_the_device_goes_in_the_middle() {
     assert_eq!(broken(&lawful.run()), [""; 0]);
 }
 
-fn attached_in_reset(blocked: Option<bool>, done_first: bool) -> Effects {
+fn attached_in_reset(blocked: Option<u32>, done_first: bool) -> Effects {
     let (device, mut script) = known();
     script.by(10).device(ProbeId::ResetPrepare, &device).prepared(0, blocked);
     if done_first {
@@ -220,12 +220,12 @@ fn attached_in_reset(blocked: Option<bool>, done_first: bool) -> Effects {
 
 #[test]
 fn attach_while_blocked_rests_on_what_prepare_did() {
-    let effects = attached_in_reset(Some(true), false);
+    let effects = attached_in_reset(Some(1), false);
     assert_eq!(broken(&effects), ["attach-while-blocked"]);
     assert_eq!(effects.violations[0].severity, Severity::Error);
     // A device without ATS is left alone.
-    assert_eq!(broken(&attached_in_reset(Some(false), false)), [""; 0]);
-    assert_eq!(broken(&attached_in_reset(Some(true), true)), [""; 0]);
+    assert_eq!(broken(&attached_in_reset(Some(0), false)), [""; 0]);
+    assert_eq!(broken(&attached_in_reset(Some(1), true)), [""; 0]);
 }
 
 #[test]
@@ -233,9 +233,9 @@ fn a_sibling_may_be_the_one_whose_reset_blocks_the_group() {
     let (a, b) = (crate::model::testing::dev_in(1, 1), crate::model::testing::dev_in(2, 1));
     let mut script = Script::new();
     script.by(10).bind(&a);
-    script.by(11).device(ProbeId::ResetPrepare, &b).prepared(0, Some(true));
+    script.by(11).device(ProbeId::ResetPrepare, &b).prepared(0, Some(1));
     // This one has no ATS: the count that it sees is its sibling's.
-    script.by(12).device(ProbeId::ResetPrepare, &a).prepared(0, Some(true));
+    script.by(12).device(ProbeId::ResetPrepare, &a).prepared(0, Some(1));
     script.by(11).device(ProbeId::ResetDone, &b);
     script.by(10).attach(&a, 7, &hnd(1, &a));
     assert_eq!(broken(&script.run()), [""; 0]);

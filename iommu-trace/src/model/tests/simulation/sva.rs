@@ -150,7 +150,7 @@ impl Sim {
         self.add(n, move |sim, _| sim.blocked[group] += u32::from(blocks));
         self.unlock(n, Lock::Group(group));
         self.add(n, move |sim, n| {
-            let body = Body::Prepared { ret: if fails { -12 } else { 0 }, blocked: Some(sim.blocked[group] > 0) };
+            let body = Body::Prepared { ret: if fails { -12 } else { 0 }, recovering: Some(sim.blocked[group]) };
             sim.event(n, ProbeId::ResetPrepare, Phase::Exit, body);
         });
         if fails {
