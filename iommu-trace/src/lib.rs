@@ -7,4 +7,5 @@ pub mod kernel;
 pub mod model;
 pub mod output;
 pub mod probes;
+pub mod recording;
 pub mod source;

@@ -30,7 +30,8 @@ Examples:
   iommu-trace check -- ./my_test
   iommu-trace check --track-frees --duration 1m
   iommu-trace check --silence device-id-dangling --format json --output check.jsonl -- make check
-  iommu-trace check --ownership refcounted -- ./my_test")]
+  iommu-trace check --ownership refcounted -- ./my_test
+  iommu-trace check --from run.itr")]
 pub struct Check {
     #[command(flatten)]
     arguments: CheckArgs,

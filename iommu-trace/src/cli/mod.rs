@@ -6,6 +6,7 @@
 mod check;
 mod command;
 mod completions;
+mod consumer;
 mod doctor;
 mod filter;
 mod handles;
@@ -15,6 +16,7 @@ mod mirror;
 mod options;
 mod parse;
 mod processes;
+mod record;
 mod run;
 mod session;
 mod signals;
@@ -30,9 +32,11 @@ use crate::output::is_closed_pipe;
 pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
 pub use filter::{Filter, Pids, Processes};
-pub use handles::holdings;
-pub use options::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs};
+pub use handles::{holdings, holdings_at};
+pub use options::{ConsumerOptions, FromArgs, LiveArgs, OutputArgs, SelectArgs, StopArgs};
+pub use parse::Moment;
 pub use processes::Descendants;
+pub use record::RecordArgs;
 pub use run::Run;
 pub use session::Judging;
 
@@ -57,6 +61,7 @@ enum Command {
     Trace(Box<trace::Trace>),
     Check(Box<check::Check>),
     Handles(handles::Handles),
+    Record(Box<record::Record>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Trace(trace) => trace.run(),
         Command::Check(check) => check.run(),
         Command::Handles(handles) => handles.run(),
+        Command::Record(record) => record.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

@@ -111,10 +111,28 @@ pub struct OutputArgs {
     pub time: TimeForm,
 }
 
+/// Where events come from: the running kernel, unless a recording is named.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Where it comes from")]
+pub struct FromArgs {
+    /// Read this recording in place of the running kernel; `-` is standard input. Topics that were not recorded are not
+    /// there. Needs no privileges.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["buffer_size", "track_frees", "duration", "command"]
+    )]
+    pub from: Option<PathBuf>,
+}
+
 /// How it is traced.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "How it is traced")]
 pub struct LiveArgs {
+    /// Where it comes from.
+    #[command(flatten)]
+    pub from: FromArgs,
+
     /// Room for events that wait to be read; a power of two is best. Larger loses less under a storm.
     #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "4M")]
     pub buffer_size: u32,

@@ -195,10 +195,10 @@ impl Session {
     }
 
     /// There will be no more: tells the summary.
-    pub fn end(&mut self, exit: Exit, started_ns: u64) -> io::Result<()> {
+    pub fn end(&mut self, exit: Exit) -> io::Result<()> {
         self.model.finish(self.upto, &mut self.effects);
         self.show()?;
-        let mut summary = self.tally.summary(started_ns, self.upto, exit);
+        let mut summary = self.tally.summary(self.info.started_ns, self.upto, exit);
         summary.mirror = self.mirrored();
         summary.check = self.judging.as_ref().map(|judging| self.judged(judging));
         self.sink.end(&summary)?;

@@ -3,6 +3,7 @@
 mod bonds;
 mod devices;
 mod handles;
+mod pieces;
 mod slots;
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use crate::event::{DomainType, Name, Ptr};
 pub(super) use bonds::Bond;
 pub(super) use devices::{Idev, Membership, Reset};
 pub(super) use handles::{Handle, Life};
+pub use pieces::snapshot_events;
 
 /// Slots, and handles in them.
 const MAX_SLOTS: usize = 1 << 21;
