@@ -124,7 +124,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Its bytes, with the checksum of everything before it and the payload.
+    /// Its bytes, with the payload's checksum and its own.
     #[must_use]
     pub fn to_bytes(&self, payload: &[u8]) -> [u8; FRAME_HEADER] {
         let mut bytes = [0; FRAME_HEADER];
@@ -137,18 +137,22 @@ impl FrameHeader {
         put(24, &self.first.to_le_bytes());
         put(32, &self.last.to_le_bytes());
         put(40, &self.upto.to_le_bytes());
-        let checksum = checksum(&[&bytes[..FRAME_HEADER - 8], payload]);
-        bytes[FRAME_HEADER - 8..FRAME_HEADER - 4].copy_from_slice(&checksum.to_le_bytes());
+        put(48, &checksum(&[payload]).to_le_bytes());
+        let own = checksum(&[&bytes[..FRAME_HEADER - 4]]);
+        bytes[FRAME_HEADER - 4..].copy_from_slice(&own.to_le_bytes());
         bytes
     }
 
-    /// Reads it; the checksum is left to [`FrameHeader::verify`], for which the payload is needed.
+    /// Reads it, if its own checksum is right; the payload's is left to [`FrameHeader::verify`].
     pub fn from_bytes(bytes: &[u8; FRAME_HEADER], at: u64) -> Result<FrameHeader, Damage> {
         let wrong = |why: String| Damage::Frame { at, why };
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if bytes[..4] != FRAME_MAGIC {
             return Err(wrong("it does not begin as one does".into()));
+        }
+        if checksum(&[&bytes[..FRAME_HEADER - 4]]) != u32_at(FRAME_HEADER - 4) {
+            return Err(wrong("the checksum of its header does not match".into()));
         }
         let Some(kind) = Kind::from_number(bytes[4]) else {
             return Err(wrong(format!(
@@ -174,14 +178,10 @@ impl FrameHeader {
         Ok(header)
     }
 
-    /// Checks the header's bytes and the payload against the checksum.
+    /// Checks the payload against its checksum.
     pub fn verify(bytes: &[u8; FRAME_HEADER], payload: &[u8], at: u64) -> Result<(), Damage> {
-        let stored = &bytes[FRAME_HEADER - 8..FRAME_HEADER - 4];
-        let padding = bytes[5..8].iter().chain(&bytes[20..24]).chain(&bytes[FRAME_HEADER - 4..]);
-        if checksum(&[&bytes[..FRAME_HEADER - 8], payload]).to_le_bytes() != stored
-            || padding.into_iter().any(|&b| b != 0)
-        {
-            return Err(Damage::Frame { at, why: "its checksum does not match its bytes".into() });
+        if checksum(&[payload]).to_le_bytes() != bytes[48..52] {
+            return Err(Damage::Frame { at, why: "the checksum of its payload does not match".into() });
         }
         Ok(())
     }

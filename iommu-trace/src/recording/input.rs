@@ -26,8 +26,10 @@ pub enum Filled {
 /// A file or a pipe, read ahead.
 pub struct Input {
     file: File,
+    /// What was read and not consumed is from `start` to `end`.
     buffer: Vec<u8>,
     start: usize,
+    end: usize,
     /// Where in the input the buffer's start is.
     offset: u64,
     ended: bool,
@@ -38,7 +40,7 @@ pub struct Input {
 impl Input {
     pub fn new(file: File) -> Self {
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Input { file, buffer: Vec::new(), start: 0, offset: 0, ended: false, regular }
+        Input { file, buffer: vec![0; CHUNK], start: 0, end: 0, offset: 0, ended: false, regular }
     }
 
     /// Whether one can go back and forth in it.
@@ -53,7 +55,7 @@ impl Input {
 
     /// What is there already.
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..]
+        &self.buffer[self.start..self.end]
     }
 
     /// Sees to it that `len` bytes are there, waiting at most `timeout` for each read; `None` waits for ever.
@@ -62,23 +64,24 @@ impl Input {
             if self.ended {
                 return Ok(Filled::Ended);
             }
-            if self.start > 0 {
-                self.buffer.drain(..self.start);
-                self.start = 0;
-            }
             if !self.regular && !self.wait(timeout)? {
                 return Ok(Filled::NotYet);
             }
-            let old = self.buffer.len();
-            self.buffer.resize(old.max(len).max(CHUNK), 0);
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            }
+            if self.buffer.len() < len {
+                self.buffer.resize(len, 0);
+            }
             let got = loop {
-                match self.file.read(&mut self.buffer[old..]) {
+                match self.file.read(&mut self.buffer[self.end..]) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    got => break got,
+                    got => break got?,
                 }
             };
-            self.buffer.truncate(old + got.as_ref().copied().unwrap_or(0));
-            self.ended = got? == 0;
+            self.end += got;
+            self.ended = got == 0;
         }
         Ok(Filled::Yes)
     }
@@ -104,8 +107,7 @@ impl Input {
     /// Goes to a place in a regular file.
     pub fn seek(&mut self, to: u64) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(to))?;
-        self.buffer.clear();
-        (self.start, self.offset, self.ended) = (0, to, false);
+        (self.start, self.end, self.offset, self.ended) = (0, 0, to, false);
         Ok(())
     }
 
