@@ -1,6 +1,7 @@
 //! iommu-trace: who owns every IOMMU attachment, whether its handle lives and dies by the rules, and how long a
 //! device's fault takes to find its device.
 
+pub mod analysis;
 pub mod cli;
 pub mod event;
 pub mod kernel;

@@ -9,6 +9,7 @@ mod completions;
 mod consumer;
 mod doctor;
 mod filter;
+mod flow;
 mod handles;
 mod log;
 mod man;
@@ -21,6 +22,7 @@ mod run;
 mod session;
 mod signals;
 mod source;
+mod stats;
 mod trace;
 
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ pub use processes::Descendants;
 pub use record::RecordArgs;
 pub use run::Run;
 pub use session::Judging;
+pub use stats::StatsArgs;
 
 /// Bad usage or a failed set-up.
 pub const EXIT_USAGE: u8 = 2;
@@ -62,6 +65,7 @@ enum Command {
     Check(Box<check::Check>),
     Handles(handles::Handles),
     Record(Box<record::Record>),
+    Stats(Box<stats::Stats>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -83,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Handles(handles) => handles.run(),
         Command::Record(record) => record.run(),
+        Command::Stats(stats) => stats.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
