@@ -4,6 +4,7 @@
 pub mod analysis;
 pub mod cli;
 pub mod event;
+pub mod export;
 pub mod kernel;
 pub mod model;
 pub mod output;

@@ -8,6 +8,7 @@ mod command;
 mod completions;
 mod consumer;
 mod doctor;
+mod export;
 mod filter;
 mod flow;
 mod handles;
@@ -66,6 +67,7 @@ enum Command {
     Handles(handles::Handles),
     Record(Box<record::Record>),
     Stats(Box<stats::Stats>),
+    Export(Box<export::Export>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Handles(handles) => handles.run(),
         Command::Record(record) => record.run(),
         Command::Stats(stats) => stats.run(),
+        Command::Export(export) => export.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
