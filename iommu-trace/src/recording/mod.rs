@@ -28,6 +28,7 @@ mod input;
 mod reader;
 mod source;
 mod stacks;
+pub mod testing;
 mod varint;
 mod writer;
 
