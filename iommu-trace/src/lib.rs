@@ -10,4 +10,5 @@ pub mod model;
 pub mod output;
 pub mod probes;
 pub mod recording;
+pub mod report;
 pub mod source;

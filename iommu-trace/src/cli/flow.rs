@@ -27,8 +27,6 @@ pub struct Whole<'a> {
     pub upto: u64,
     /// How it ended.
     pub exit: Exit,
-    /// The model, to its end.
-    pub model: &'a Model,
     /// Where stacks are resolved.
     pub stacks: &'a dyn Stacks,
 }
@@ -110,7 +108,7 @@ impl<T: Teller> Consumer for Flow<T> {
     fn end(&mut self, exit: Exit) -> anyhow::Result<()> {
         self.model.finish(self.upto, &mut self.effects);
         self.tell();
-        let whole = Whole { info: &self.info, upto: self.upto, exit, model: &self.model, stacks: self.stacks.as_ref() };
+        let whole = Whole { info: &self.info, upto: self.upto, exit, stacks: self.stacks.as_ref() };
         self.teller.end(&whole)
     }
 }

@@ -19,6 +19,7 @@ mod options;
 mod parse;
 mod processes;
 mod record;
+mod report;
 mod run;
 mod session;
 mod signals;
@@ -67,6 +68,7 @@ enum Command {
     Handles(handles::Handles),
     Record(Box<record::Record>),
     Stats(Box<stats::Stats>),
+    Report(Box<report::Report>),
     Export(Box<export::Export>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Handles(handles) => handles.run(),
         Command::Record(record) => record.run(),
         Command::Stats(stats) => stats.run(),
+        Command::Report(report) => report.run(),
         Command::Export(export) => export.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),

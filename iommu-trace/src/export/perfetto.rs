@@ -11,8 +11,8 @@ use prost::Message as _;
 use super::{
     lanes::Lanes,
     perfetto_proto::{
-        Clock, ClockSnapshot, CounterDescriptor, DebugAnnotation, ThreadDescriptor, Trace, TracePacket, TrackDescriptor,
-        TrackEvent,
+        Clock, ClockSnapshot, CounterDescriptor, DebugAnnotation, ThreadDescriptor, Trace, TracePacket,
+        TrackDescriptor, TrackEvent,
     },
 };
 use crate::{
@@ -180,7 +180,8 @@ impl Packets<'_> {
 
     fn begin(&mut self, ts: u64, track: u64, name: &str, of: &str, notes: Vec<DebugAnnotation>) -> io::Result<()> {
         let (name, categories) = (Some(name.to_owned()), vec![of.to_owned()]);
-        let event = TrackEvent { r#type: Some(BEGIN), name, categories, debug_annotations: notes, ..TrackEvent::default() };
+        let event =
+            TrackEvent { r#type: Some(BEGIN), name, categories, debug_annotations: notes, ..TrackEvent::default() };
         self.event(ts, track, event)
     }
 
