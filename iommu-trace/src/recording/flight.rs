@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Write},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use zstd::bulk::Decompressor;
@@ -24,8 +24,8 @@ use crate::{
     source::Stacks,
 };
 
-/// How often a frame is cut: what is kept is as exact as this.
-const FRAME_TIME: Duration = Duration::from_millis(250);
+/// How much of the events' time one frame holds: what is kept is as exact as this.
+const FRAME_NS: u64 = 250_000_000;
 
 /// Keeps the newest of what happens.
 pub struct Flight {
@@ -38,7 +38,8 @@ pub struct Flight {
     /// How many recordings stay.
     keep: u32,
     framer: Framer,
-    begun: Instant,
+    /// When the frame that is filled was begun, on the events' clock.
+    begun: u64,
     frames: VecDeque<Frame>,
     size: u64,
     /// Every stack so far; the kernel's table bounds them.
@@ -70,7 +71,7 @@ impl Flight {
             max_size,
             keep,
             framer: Framer::new()?,
-            begun: Instant::now(),
+            begun: 0,
             frames: VecDeque::new(),
             size: 0,
             stacks: Vec::new(),
@@ -91,7 +92,8 @@ impl Flight {
     /// A batch of the source ends. Drops what is too old.
     pub fn batch_end(&mut self, upto: u64) -> anyhow::Result<()> {
         self.framer.batch_end(upto);
-        if self.begun.elapsed() >= FRAME_TIME {
+        if upto.saturating_sub(self.begun) >= FRAME_NS {
+            self.begun = upto;
             self.cut()?;
         }
         let oldest = upto.saturating_sub(u64::try_from(self.last.as_nanos()).unwrap_or(u64::MAX));
@@ -105,7 +107,6 @@ impl Flight {
     }
 
     fn cut(&mut self) -> anyhow::Result<()> {
-        self.begun = Instant::now();
         self.stacks.extend(self.framer.take_stacks()?);
         if let Some(frame) = self.framer.take_events()? {
             self.size += frame.bytes.len() as u64;

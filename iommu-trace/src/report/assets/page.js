@@ -309,10 +309,10 @@
   });
   if (data.course.length > 1) {
     const most = Math.log2(Math.max(...data.course.map((c) => c.max), 2)), least = Math.log2(Math.max(Math.min(...data.course.map((c) => c.p50)), 1));
-    const px = (c) => 46 + (c.at / Math.max(meta.duration, 1)) * 945, py = (ns) => 150 - ((Math.log2(Math.max(ns, 1)) - least) / Math.max(most - least, 0.1)) * 138;
+    const px = (c) => 66 + (c.at / Math.max(meta.duration, 1)) * 925, py = (ns) => 150 - ((Math.log2(Math.max(ns, 1)) - least) / Math.max(most - least, 0.1)) * 138;
     const line = (field, colour) => svg("polyline", { points: data.course.map((c) => `${px(c).toFixed(1)},${py(c[field]).toFixed(1)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.5 });
-    const marks = [least, (least + most) / 2, most].map((level) => svg("text", { x: 42, y: (py(2 ** level) + 4).toFixed(1), "text-anchor": "end" }, duration(2 ** level)));
-    byId("course").append(el("figure", {}, svg("svg", { viewBox: "0 0 1000 172", role: "img", "aria-label": "Answers over time" }, ...marks, line("max", "var(--line)"), line("p99", "var(--second)"), line("p50", "var(--accent)"), svg("text", { x: 46, y: 168 }, "0"), svg("text", { x: 991, y: 168, "text-anchor": "end" }, duration(meta.duration))), el("figcaption", {}, "answers over time, from report to answer (logarithmic): p50 blue, p99 orange, maximum grey")));
+    const marks = [least, (least + most) / 2, most].map((level) => svg("text", { x: 62, y: (py(2 ** level) + 4).toFixed(1), "text-anchor": "end" }, duration(2 ** level)));
+    byId("course").append(el("figure", {}, svg("svg", { viewBox: "0 0 1000 172", role: "img", "aria-label": "Answers over time" }, ...marks, line("max", "var(--line)"), line("p99", "var(--second)"), line("p50", "var(--accent)"), svg("text", { x: 66, y: 168 }, "0"), svg("text", { x: 991, y: 168, "text-anchor": "end" }, duration(meta.duration))), el("figcaption", {}, "answers over time, from report to answer (logarithmic): p50 blue, p99 orange, maximum grey")));
   }
 
   // ---- tables ----
