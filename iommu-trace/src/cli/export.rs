@@ -43,7 +43,7 @@ pub struct Export {
 #[derive(Clone, Debug, Args)]
 pub struct ExportArgs {
     /// The recording (as with --from); `-` is standard input. Without one, the running kernel.
-    #[arg(value_name = "FILE", conflicts_with_all = ["from", "buffer_size", "track_frees", "duration", "command"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["from", "record", "buffer_size", "track_frees", "duration", "command"])]
     pub file: Option<PathBuf>,
 
     /// The form.
@@ -82,7 +82,10 @@ impl Export {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let arguments = &self.arguments;
         log::to_stderr(arguments.live.verbose);
-        let from = FromArgs { from: arguments.file.clone().or_else(|| arguments.live.from.from.clone()) };
+        let from = FromArgs {
+            from: arguments.file.clone().or_else(|| arguments.live.from.from.clone()),
+            ..arguments.live.from.clone()
+        };
         refuse_same_file(&from, arguments.output.as_deref())?;
         let options = ConsumerOptions {
             select: arguments.select.clone(),

@@ -113,7 +113,7 @@ pub struct OutputArgs {
 
 /// Where events come from: the running kernel, unless a recording is named.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Where it comes from")]
+#[command(next_help_heading = "Where it comes from, and goes besides")]
 pub struct FromArgs {
     /// Read this recording in place of the running kernel; `-` is standard input. Topics that were not recorded are not
     /// there. Needs no privileges.
@@ -123,6 +123,10 @@ pub struct FromArgs {
         conflicts_with_all = ["buffer_size", "track_frees", "duration", "command"]
     )]
     pub from: Option<PathBuf>,
+
+    /// Record everything that is seen to this file, too.
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub record: Option<PathBuf>,
 }
 
 /// How it is traced.

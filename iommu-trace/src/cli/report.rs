@@ -32,7 +32,7 @@ Examples:
   iommu-trace report -o run.html -- ./my_test")]
 pub struct Report {
     /// The recording (as with --from); `-` is standard input. Without one, the running kernel.
-    #[arg(value_name = "FILE", conflicts_with_all = ["from", "buffer_size", "track_frees", "duration", "command"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["from", "record", "buffer_size", "track_frees", "duration", "command"])]
     file: Option<PathBuf>,
 
     /// The page; `-` is standard output.
@@ -53,7 +53,8 @@ pub struct Report {
 impl Report {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         log::to_stderr(self.live.verbose);
-        let from = FromArgs { from: self.file.clone().or_else(|| self.live.from.from.clone()) };
+        let from =
+            FromArgs { from: self.file.clone().or_else(|| self.live.from.from.clone()), ..self.live.from.clone() };
         refuse_same_file(&from, Some(&self.output))?;
         let options = ConsumerOptions {
             select: self.select.clone(),

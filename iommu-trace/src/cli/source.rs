@@ -1,9 +1,9 @@
 //! Which source a consumer reads: the running kernel, or a recording.
 
-use super::ConsumerOptions;
+use super::{ConsumerOptions, run::command_words};
 use crate::{
     model::span::Topic,
-    recording,
+    recording::{self, Header, Target, Tee},
     source::{
         Source,
         live::{self, LiveOptions},
@@ -15,12 +15,18 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<d
     if let Some(path) = &options.live.from.from {
         return recording::open(path);
     }
-    live::open(&LiveOptions {
+    let record = &options.live.from.record;
+    let target = record.as_deref().map(Target::new).transpose()?;
+    let source = live::open(&LiveOptions {
         topics: topics.to_vec(),
-        stacks: options.output.stacks,
+        // Who reads the recording may ask for them.
+        stacks: options.output.stacks || target.is_some(),
         buffer_size: options.live.buffer_size,
         verbose: options.live.verbose > 0,
         track_frees: options.live.track_frees,
         snapshot: true,
-    })
+    })?;
+    let Some(target) = target else { return Ok(source) };
+    let header = Header::new(source.info(), topics, &command_words(&options.stop));
+    Ok(Box::new(Tee::new(source, &target, &header)?))
 }

@@ -47,7 +47,7 @@ pub struct Stats {
 #[derive(Clone, Debug, Args)]
 pub struct StatsArgs {
     /// A recording (as with --from), or two to be compared; `-` is standard input. Without one, the running kernel.
-    #[arg(value_name = "FILE", num_args = 0..=2, conflicts_with_all = ["from", "buffer_size", "track_frees", "duration", "command"])]
+    #[arg(value_name = "FILE", num_args = 0..=2, conflicts_with_all = ["from", "record", "buffer_size", "track_frees", "duration", "command"])]
     pub files: Vec<PathBuf>,
 
     /// What is counted.
@@ -72,7 +72,10 @@ pub struct StatsArgs {
 
 impl StatsArgs {
     fn consumer(&self, file: Option<&Path>) -> ConsumerOptions {
-        let from = FromArgs { from: file.map(Path::to_owned).or_else(|| self.live.from.from.clone()) };
+        let from = FromArgs {
+            from: file.map(Path::to_owned).or_else(|| self.live.from.from.clone()),
+            ..self.live.from.clone()
+        };
         ConsumerOptions {
             select: self.select.clone(),
             stop: self.stop.clone(),
@@ -105,7 +108,7 @@ impl Stats {
         log::to_stderr(arguments.live.verbose);
         Filter::new(&arguments.select)?;
         for file in &arguments.files {
-            refuse_same_file(&FromArgs { from: Some(file.clone()) }, arguments.output.as_deref())?;
+            refuse_same_file(&FromArgs { from: Some(file.clone()), record: None }, arguments.output.as_deref())?;
         }
         refuse_same_file(&arguments.live.from, arguments.output.as_deref())?;
         let mut output = Output::open(arguments.output.as_ref())?;

@@ -15,6 +15,7 @@
 //! | `input`, `reader`, `source` | reading them, as a source |
 //! | `create`, `files` | making the file itself, safely, and the next one |
 //! | `flight` | keeping the newest in memory |
+//! | `tee` | recording what is consumed |
 
 mod create;
 mod events;
@@ -28,6 +29,7 @@ mod input;
 mod reader;
 mod source;
 mod stacks;
+mod tee;
 pub mod testing;
 mod varint;
 mod writer;
@@ -42,6 +44,7 @@ pub use frame::{Frame, Framer, MAX_EVENTS};
 pub use header::Header;
 pub use index::{Entry, Index};
 pub use source::Recording;
+pub use tee::Tee;
 pub use writer::{FrameWriter, Writer};
 
 use crate::source::Source;

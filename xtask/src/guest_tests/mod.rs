@@ -4,6 +4,7 @@ mod boot;
 mod broken;
 mod compare;
 mod lifecycle;
+mod recorded;
 mod session;
 mod trace;
 mod traced;
@@ -130,7 +131,7 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, broken::TESTS].into_iter().flatten()
+    [boot::TESTS, traced::TESTS, recorded::TESTS, lifecycle::TESTS, usage::TESTS, broken::TESTS].into_iter().flatten()
 }
 
 #[cfg(test)]
