@@ -26,8 +26,13 @@ fn json_lines_are_those_of_the_trace() {
         String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let exported = lines(&run(&["export", "--format", "json", path]));
-    let traced = lines(&run(&["trace", "--format", "json", "--time", "utc", "--from", path]));
-    assert_eq!(exported[..exported.len() - 1], traced[..traced.len() - 1]);
+    // Everything that was recorded is exported.
+    let all = "attach,fault,sva,iommufd,dma,invalidate,reset";
+    let traced = lines(&run(&["trace", "--format", "json", "--time", "utc", "--events", all, "--from", path]));
+    assert_eq!(exported.len(), traced.len());
+    for (exported, traced) in exported.iter().zip(&traced).take(traced.len() - 1) {
+        assert_eq!(exported, traced);
+    }
     assert!(exported.iter().filter(|line| line["event"] == "fault").count() == 30);
 }
 
@@ -44,6 +49,58 @@ fn check(python: &str, script: &str, arguments: &[&Path]) {
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}");
     println!("{told}");
+}
+
+#[test]
+#[cfg(not(feature = "parquet"))]
+fn without_parquet_it_says_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = record(dir.path(), "a.itr", &workload(3, 1));
+    let output = Command::new(env!("CARGO_BIN_EXE_iommu-trace"))
+        .args(["export", "--format", "parquet", "-o", dir.path().to_str().unwrap(), path.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--features parquet"));
+}
+
+#[test]
+#[cfg(feature = "parquet")]
+fn duckdb_reads_the_tables_and_finds_the_figures_of_stats() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut script = workload(500, 1);
+    for n in 0..20 {
+        let op = iommu_trace::event::DmaOp {
+            domain: iommu_trace::event::Ptr(1 << 63 | 7),
+            iova: n << 12,
+            size: 4096,
+            ret: if n == 3 { -12 } else { 0 },
+            duration: 500 + n,
+        };
+        let probe = if n % 4 == 0 { iommu_trace::event::ProbeId::Unmap } else { iommu_trace::event::ProbeId::Map };
+        script.by(50).event(probe, iommu_trace::event::Phase::Exit, iommu_trace::event::Body::Dma(op));
+    }
+    let path = record(dir.path(), "a.itr", &script);
+    let (tables, stats) = (dir.path().join("tables"), dir.path().join("stats.json"));
+    let path = path.to_str().unwrap();
+    run(&["export", "--format", "parquet", "--output", tables.to_str().unwrap(), path]);
+    let all = "attach,fault,sva,iommufd,dma,invalidate,reset";
+    let told = run(&["stats", "--format", "json", "--events", all, path]);
+    fs::write(&stats, told.stdout).unwrap();
+    for table in ["faults", "handle_lives", "dma_operations", "violations"] {
+        assert!(fs::metadata(tables.join(format!("{table}.parquet"))).unwrap().len() > 500, "{table}");
+    }
+    match python("duckdb") {
+        Some(python) => check(&python, "check_parquet.py", &[&tables, &stats]),
+        None => assert!(std::env::var_os("IOMMU_TRACE_PYTHON").is_none(), "it has no module `duckdb`"),
+    }
+    // Tables of another run are not written over.
+    let again = Command::new(env!("CARGO_BIN_EXE_iommu-trace"))
+        .args(["export", "--format", "parquet", "--output", tables.to_str().unwrap(), path])
+        .output()
+        .unwrap();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("faults.parquet"));
 }
 
 #[test]

@@ -250,6 +250,33 @@ fn seeking_gives_the_state_and_then_what_follows() {
     assert_eq!(all(&mut source).0.len(), events.len());
 }
 
+/// Recordings that were made by each version of the format, by `make_the_sample_of_this_version`.
+const SAMPLES: &[(&str, usize, u64)] = &[("v1.itr", 287, 20)];
+
+#[test]
+fn recordings_of_every_version_are_read() {
+    for &(name, count, faults) in SAMPLES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+        let (events, _, damage) = all(&mut Recording::open(&path).unwrap());
+        assert_eq!((events.len(), damage), (count, None), "{name}");
+        let output = run(&["stats", "--format", "json", path.to_str().unwrap()]);
+        let stats: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(stats["events"]["fault"]["count"], faults, "{name}: {stats}");
+        assert_eq!(stats["violations"]["slot-occupied"], 1, "{name}");
+        let traced = run(&["trace", "--stacks", "--from", path.to_str().unwrap()]);
+        assert!(stdout(&traced).contains("prq_event_thread+0x1e2/0x4a0"), "{name}: {}", stdout(&traced));
+    }
+    assert_eq!(SAMPLES.len(), iommu_trace::recording::VERSION as usize, "each version has its sample");
+}
+
+#[test]
+#[ignore = "makes the file, once for each version"]
+fn make_the_sample_of_this_version() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let name = format!("v{}.itr", iommu_trace::recording::VERSION);
+    common::recorded::record(&data, &name, &common::recorded::workload(20, 1));
+}
+
 fn iommu_trace(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iommu-trace"));
     command.args(arguments).env("COLUMNS", "100").stdin(Stdio::null());

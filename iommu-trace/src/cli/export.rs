@@ -33,7 +33,7 @@ Examples:
   iommu-trace export --format perfetto -o run.pftrace run.itr
   iommu-trace export --format json run.itr | jq -c 'select(.event == \"fault\")'
   iommu-trace export --format parquet -o tables/ run.itr
-  iommu-trace export --format perfetto -o run.pftrace -- ./my_test")]
+  iommu-trace export --format perfetto -o run.pftrace -- ./my_test", mut_arg("events", |arg| arg.default_value("attach,fault,sva,iommufd,dma,invalidate,reset")))]
 pub struct Export {
     #[command(flatten)]
     arguments: ExportArgs,
@@ -50,7 +50,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum)]
     pub format: Form,
 
-    /// Write to this file instead of standard output; of `parquet`, the directory, which must be new or empty.
+    /// Write to this file instead of standard output; of `parquet`, the directory, in which there must be no tables yet.
     #[arg(short, long, value_name = "FILE", required_if_eq("format", "parquet"))]
     pub output: Option<PathBuf>,
 
@@ -76,6 +76,8 @@ pub enum Form {
     Json,
     /// A Perfetto trace.
     Perfetto,
+    /// Tables in a directory; needs a build with that feature.
+    Parquet,
 }
 
 impl Export {
@@ -105,6 +107,9 @@ impl Export {
         }
         let filter = Filter::new(&options.select)?;
         let program = options.stop.command.first().map(OsString::as_os_str).map(find_command).transpose()?;
+        if arguments.format == Form::Parquet {
+            return parquet(&options, filter, program);
+        }
         let output = Output::open(arguments.output.as_ref())?;
         let followed = filter.follows_command();
         let source = source::open(&options, &options.select.events)?;
@@ -113,6 +118,49 @@ impl Export {
             let told = ToPerfetto { perfetto: Perfetto::default(), output };
             Ok(Flow::new(stream, filter, options.stop.count, told))
         })
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(_: &ConsumerOptions, _: Filter, _: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    anyhow::bail!(
+        "this iommu-trace was built without Parquet: `cargo build --release -p iommu-trace --features parquet` makes one with it"
+    )
+}
+
+#[cfg(feature = "parquet")]
+fn parquet(options: &ConsumerOptions, filter: Filter, program: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let dir = options.output.output.clone().context("--output must name a directory")?;
+    let source = source::open(options, &options.select.events)?;
+    let drive = Drive { stop: &options.stop, program, followed: filter.follows_command() };
+    drive.run(source, |stream| {
+        let tables = crate::export::Tables::create(&dir, stream.info())?;
+        Ok(Flow::new(stream, filter, options.stop.count, ToTables(Some(tables))))
+    })
+}
+
+#[cfg(feature = "parquet")]
+struct ToTables(Option<crate::export::Tables>);
+
+#[cfg(feature = "parquet")]
+impl Observer for ToTables {
+    fn event(&mut self, event: &Event) {
+        self.0.iter_mut().for_each(|tables| tables.event(event));
+    }
+
+    fn span(&mut self, span: &Span) {
+        self.0.iter_mut().for_each(|tables| tables.span(span));
+    }
+
+    fn violation(&mut self, violation: &Violation) {
+        self.0.iter_mut().for_each(|tables| tables.violation(violation));
+    }
+}
+
+#[cfg(feature = "parquet")]
+impl Teller for ToTables {
+    fn end(&mut self, _: &Whole<'_>) -> anyhow::Result<()> {
+        self.0.take().map_or(Ok(()), crate::export::Tables::close)
     }
 }
 
