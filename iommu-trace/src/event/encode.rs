@@ -70,6 +70,9 @@ pub fn encode_body(event: &Event, out: &mut Vec<u8>) -> Result<(), NoRecord> {
         }
         Body::Dma(op) => put(out, &dma(op)),
         Body::Invalidate(op) => put(out, &invalidate(op)),
+        Body::Prepared { ret, recovering } => {
+            put(out, &record::Prepared { ret: *ret, recovering: id(*recovering), pad: 0 });
+        }
         Body::Free { ptr } => put(out, &record::Free { ptr: ptr.0 }),
         Body::Slot(state) => put(out, &slot_state(state)),
         Body::Lost { .. } => return Err(NoRecord),
@@ -169,6 +172,7 @@ fn fault_group(group: &FaultGroup) -> record::Group {
         group: group.group.0,
         handle: group.handle.0,
         domain: group.domain.0,
+        queue: group.queue.0,
         device: group.device.0,
         count: u64::from(group.count),
         request: record::Request {

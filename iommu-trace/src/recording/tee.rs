@@ -54,6 +54,10 @@ impl Source for Tee {
         self.source.info()
     }
 
+    fn on_reader_thread(&mut self) {
+        self.source.on_reader_thread();
+    }
+
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
         let progress = self.source.poll(timeout, batch)?;
         self.write(batch, progress).with_context(|| format!("cannot write to the recording {}", self.name))?;

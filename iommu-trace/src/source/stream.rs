@@ -101,6 +101,7 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool) {
     let mut stopped = false;
+    source.on_reader_thread();
     loop {
         if !stopped && (stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;
