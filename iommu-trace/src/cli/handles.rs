@@ -146,7 +146,7 @@ pub fn holdings_at(mut source: Box<dyn Source>, at: Option<Moment>) -> anyhow::R
     let mut model = Model::new(info.features.clone(), options);
     let mut effects = Effects::default();
     let mut lost = Vec::new();
-    let mut last = info.started_ns;
+    let mut newest = info.started_ns;
     'all: loop {
         let mut batch = Batch::default();
         let progress = source.poll(POLL, &mut batch)?;
@@ -154,7 +154,7 @@ pub fn holdings_at(mut source: Box<dyn Source>, at: Option<Moment>) -> anyhow::R
             if event.ts > until {
                 break 'all;
             }
-            last = last.max(event.ts);
+            newest = newest.max(event.ts);
             model.apply(&event, &mut effects);
             effects.clear();
             if matches!(event.body, Body::Lost { .. }) {
@@ -166,6 +166,6 @@ pub fn holdings_at(mut source: Box<dyn Source>, at: Option<Moment>) -> anyhow::R
         }
     }
     let mut pieces = lost;
-    pieces.extend(snapshot_events(model.mirror(), if at.is_some() { until } else { last }));
+    pieces.extend(snapshot_events(model.mirror(), if at.is_some() { until } else { newest }));
     Ok(Holdings::collect(&info, &pieces, &Seen::of(&model)))
 }

@@ -22,12 +22,11 @@ impl Lanes {
             self.busy.pop();
             self.free.push(Reverse(lane));
         }
-        let lane = match self.free.pop() {
-            Some(Reverse(lane)) => lane,
-            None => {
-                self.count += 1;
-                self.count - 1
-            }
+        let lane = if let Some(Reverse(lane)) = self.free.pop() {
+            lane
+        } else {
+            self.count += 1;
+            self.count - 1
         };
         self.busy.push(Reverse((end.max(begin.saturating_add(1)), lane)));
         lane

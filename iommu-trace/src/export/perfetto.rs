@@ -51,6 +51,9 @@ struct FaultSlice {
     task: Task,
 }
 
+/// What a device has.
+type OfDevice = (Vec<Life>, Vec<FaultSlice>);
+
 /// Collects what happens.
 #[derive(Default)]
 pub struct Perfetto {
@@ -206,7 +209,7 @@ impl Perfetto {
         self.write_instants(&mut packets)?;
         let Perfetto { lives, mut faults, calls, .. } = self;
         faults.sort_by_key(|slice| slice.ts);
-        let mut devices: BTreeMap<(Option<u32>, Name), (Vec<Life>, Vec<FaultSlice>)> = BTreeMap::new();
+        let mut devices: BTreeMap<(Option<u32>, Name), OfDevice> = BTreeMap::new();
         for life in lives.finish() {
             devices.entry((life.group, life.device.unwrap_or_default())).or_default().0.push(life);
         }

@@ -65,6 +65,7 @@ impl Files {
     }
 
     /// Whether the recording is as large as it may become.
+    #[must_use]
     pub fn is_full(&self) -> bool {
         self.limits.keep.is_none() && self.reached()
     }

@@ -126,7 +126,7 @@ pub struct FrameHeader {
 impl FrameHeader {
     /// Its bytes, with the payload's checksum and its own.
     #[must_use]
-    pub fn to_bytes(&self, payload: &[u8]) -> [u8; FRAME_HEADER] {
+    pub fn to_bytes(self, payload: &[u8]) -> [u8; FRAME_HEADER] {
         let mut bytes = [0; FRAME_HEADER];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &FRAME_MAGIC);

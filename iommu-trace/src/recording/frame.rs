@@ -1,6 +1,6 @@
 //! Makes whole frames: packs and checks what the encoders gave.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use zstd::bulk::{Compressor, Decompressor};
 
@@ -9,7 +9,7 @@ use super::{
     format::{Damage, FRAME_HEADER, FrameHeader, Kind, MAX_FRAME},
     stacks,
 };
-use crate::{event::Event, model::Map, source::Stacks};
+use crate::{event::Event, source::Stacks};
 
 /// zstd's level: what an event costs in time counts more than its last byte.
 const LEVEL: i32 = 3;
@@ -32,7 +32,7 @@ pub struct Framer {
     events: Encoder,
     stacks: Vec<u8>,
     stack_count: u32,
-    known: Map<u32, ()>,
+    known: HashSet<u32>,
     compressor: Compressor<'static>,
 }
 
@@ -43,7 +43,7 @@ impl Framer {
             events: Encoder::default(),
             stacks: Vec::new(),
             stack_count: 0,
-            known: Map::default(),
+            known: HashSet::default(),
             compressor: Compressor::new(LEVEL)?,
         })
     }
@@ -51,7 +51,7 @@ impl Framer {
     /// Takes an event in, with the names of its stack when it is the first with it.
     pub fn event(&mut self, event: &Event, stacks: Option<&dyn Stacks>) {
         if let (Some(id), Some(table)) = (event.stack, stacks)
-            && self.known.insert(id, ()).is_none()
+            && self.known.insert(id)
         {
             let frames = table.frames(id);
             if !frames.is_empty() {
@@ -68,16 +68,19 @@ impl Framer {
     }
 
     /// Events that wait.
+    #[must_use]
     pub fn waiting(&self) -> u32 {
         self.events.count
     }
 
     /// Whether nothing waits, not even the end of a batch.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
 
     /// Whether it is time for a frame.
+    #[must_use]
     pub fn is_full(&self) -> bool {
         self.events.count >= MAX_EVENTS
             || self.stacks.len() >= MAX_STACKS

@@ -55,7 +55,7 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     }
     checks.check("a trace from a recording is the live one", same(&files, "live.jsonl", "replayed.stdout"));
     checks.check("a check from a recording is the live one", same(&files, "check-live.jsonl", "check-replayed.stdout"));
-    checks.check("every fault is in the recording", faults(&files, checks_note(&files)?));
+    checks.check("every fault is in the recording", faults(&files, &checks_note(&files)?));
     checks.note(checks_note(&files)?);
     Ok(())
 }
@@ -97,7 +97,7 @@ fn same(files: &Files, live: &str, replayed: &str) -> Result<()> {
     Ok(())
 }
 
-fn faults(files: &Files, note: String) -> Result<()> {
+fn faults(files: &Files, note: &str) -> Result<()> {
     let stats: Value = serde_json::from_str(&files.text("stats.stdout")?)?;
     ensure!(stats["lost"].as_array().is_some_and(Vec::is_empty), "records were lost: {}", stats["lost"]);
     let count = stats["events"]["fault"]["count"].as_u64().unwrap_or_default();
