@@ -114,7 +114,7 @@ fn perfetto_s_own_schema_reads_every_slice_with_its_times() {
     assert!(fs::metadata(&trace).unwrap().len() > 10_000);
     match python("perfetto") {
         Some(python) => check(&python, "check_perfetto.py", &[&trace, &events]),
-        // Continuous integration installs it: see docs/recording-format.md.
+        // The nightly run of continuous integration installs it.
         None => assert!(std::env::var_os("IOMMU_TRACE_PYTHON").is_none(), "it has no module `perfetto`"),
     }
 }

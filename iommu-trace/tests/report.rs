@@ -85,7 +85,7 @@ fn look(dir: &Path, arguments: &[&str]) -> (String, String) {
 #[test]
 fn a_browser_draws_it_without_an_error_and_without_a_request() {
     if Command::new("chromium").arg("--version").output().is_err() {
-        // Continuous integration installs it.
+        // The nightly run of continuous integration installs it.
         return;
     }
     let dir = tempfile::tempdir().unwrap();

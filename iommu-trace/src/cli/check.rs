@@ -65,7 +65,7 @@ pub struct CheckArgs {
     pub strict: bool,
 
     /// End after this time.
-    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
     pub duration: Option<Duration>,
 
     /// Watch on for this long when the command has ended: what it left behind is taken down then.
@@ -74,7 +74,7 @@ pub struct CheckArgs {
 
     /// A command to start once everything is attached; the run ends with it and takes its exit status. If the run ends
     /// first, the command gets SIGTERM.
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from")]
     pub command: Vec<OsString>,
 
     /// Text for people, or JSON lines for programs.

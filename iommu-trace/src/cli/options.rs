@@ -73,7 +73,7 @@ pub struct SelectArgs {
 #[command(next_help_heading = "When it ends (also on SIGINT and SIGTERM, with the summary)")]
 pub struct StopArgs {
     /// End after this time.
-    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
     pub duration: Option<Duration>,
 
     /// End after this many events were shown.
@@ -82,7 +82,7 @@ pub struct StopArgs {
 
     /// A command to start once everything is attached; the run ends with it and takes its exit status. If the run ends
     /// first, the command gets SIGTERM.
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from")]
     pub command: Vec<OsString>,
 }
 
@@ -120,7 +120,7 @@ pub struct FromArgs {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["buffer_size", "track_frees", "duration", "command"]
+        conflicts_with_all = ["buffer_size", "track_frees"]
     )]
     pub from: Option<PathBuf>,
 

@@ -88,7 +88,7 @@ pub struct RecordArgs {
     pub last: Option<Duration>,
 
     /// End after this time.
-    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
     pub duration: Option<Duration>,
 
     /// Record on for this long when the command has ended: what it left behind is taken down then.
@@ -97,7 +97,7 @@ pub struct RecordArgs {
 
     /// A command to start once everything is attached; the recording ends with it and takes its exit status. If the
     /// recording ends first, the command gets SIGTERM.
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from")]
     pub command: Vec<OsString>,
 
     /// How it is traced.

@@ -1,4 +1,4 @@
-//! Recordings: the `.itr` file format, its writer, and its reader, which is a [`Source`](crate::source::Source) like the
+//! Recordings: the `.itr` file format, its writer, and its reader, which is a [`Source`] like the
 //! live kernel.
 //!
 //! A file is a header, then frames, then an index. Each frame is packed and has a checksum, and can be read without those
