@@ -251,7 +251,8 @@ impl Decoder {
         } else {
             decode_body(probe, *phase, payload_words.as_bytes()).map_err(|_| "a record does not fit its probe")?
         };
-        let stack = shape.stack.checked_sub(1).and_then(|id| u32::try_from(id).ok());
+        // The ring has ids in an `i32`, negative for none.
+        let stack = shape.stack.checked_sub(1).and_then(|id| i32::try_from(id).ok()).map(i32::cast_unsigned);
         *at = payload.len() - bytes.0.len();
         Ok(Some(Item::Event(Event { ts: *ts, task, probe, phase: *phase, stack, body })))
     }
@@ -340,6 +341,24 @@ mod tests {
             }
             assert!(at < whole.len());
         }
+    }
+
+    /// Found by the fuzzer: such an event would not come back from a record of its own.
+    #[test]
+    fn a_stack_id_that_no_record_can_hold_is_none() {
+        let device = dev(1);
+        let mut script = Script::new();
+        script.by(1).bind(&device);
+        let mut encoder = Encoder::default();
+        encoder.event(&Event { stack: Some(u32::MAX), ..script.events[0].clone() });
+        encoder.event(&Event { stack: Some(i32::MAX.cast_unsigned()), ..script.events[0].clone() });
+        let first = encoder.first;
+        let stacks: Vec<_> = items(encoder.take(), first)
+            .unwrap()
+            .into_iter()
+            .map(|item| if let Item::Event(event) = item { event.stack } else { None })
+            .collect();
+        assert_eq!(stacks, [None, Some(i32::MAX.cast_unsigned())]);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ const SLOWEST: usize = 5_000;
 /// Columns of a histogram for each doubling.
 const PER_DOUBLING: f64 = 4.0;
 
-/// All, or the slowest and every n-th of the others; in the order of time.
+/// All, or the slowest and an even share of the others; in the order of time.
 pub fn thin(faults: &[Fault]) -> Vec<Fault> {
     if faults.len() <= MAX_DRAWN {
         return faults.to_vec();
@@ -25,8 +25,9 @@ pub fn thin(faults: &[Fault]) -> Vec<Fault> {
     for &mut at in slow {
         drawn[at] = true;
     }
-    let every = faults.len().div_ceil(MAX_DRAWN - SLOWEST);
-    faults.iter().enumerate().filter(|(at, _)| drawn[*at] || at % every == 0).map(|(_, fault)| *fault).collect()
+    let (all, share) = (faults.len() as u64, (MAX_DRAWN - SLOWEST) as u64);
+    let in_share = |at: u64| (at + 1) * share / all > at * share / all;
+    faults.iter().enumerate().filter(|(at, _)| drawn[*at] || in_share(*at as u64)).map(|(_, fault)| *fault).collect()
 }
 
 /// For each stage, where each column begins (nanoseconds) and how many faults are in it; empty columns are left out.

@@ -60,7 +60,7 @@
   tile("records lost", count(lost), lost ? "bad" : "good");
   const less = [];
   if (thinned.faults_drawn < thinned.faults)
-    less.push(`of ${count(thinned.faults)} faults ${count(thinned.faults_drawn)} are drawn: the slowest, and every n-th of the others. All figures are of all faults.`);
+    less.push(`of ${count(thinned.faults)} faults ${count(thinned.faults_drawn)} are drawn: the slowest, and an even share of the others. All figures are of all faults.`);
   if (thinned.lives_drawn < thinned.lives) less.push(`Of ${count(thinned.lives)} lives of handles ${count(thinned.lives_drawn)} are drawn.`);
   if (thinned.violations_shown < thinned.violations)
     less.push(`Of ${count(thinned.violations)} violations the first ${count(thinned.violations_shown)} are shown.`);
