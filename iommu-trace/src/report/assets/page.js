@@ -342,9 +342,14 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), redraw()));
   addEventListener("beforeprint", () => {
     document.querySelectorAll("#violations details").forEach((details) => (details.open = true));
+    document.documentElement.dataset.paper = "";
     readColours();
     draw();
   });
-  addEventListener("afterprint", () => (readColours(), redraw()));
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.paper;
+    readColours();
+    redraw();
+  });
   document.documentElement.dataset.drawn = `${rows.length} rows, ${faultCount} faults, ${lives.length} lives, ${violations.length} violations`;
 })();
