@@ -23,7 +23,9 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "trace", "check", "handles", "doctor", "completions", "man"] {
+    for command in
+        ["", "trace", "check", "handles", "record", "stats", "report", "export", "doctor", "completions", "man"]
+    {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());
