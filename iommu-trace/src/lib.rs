@@ -4,7 +4,9 @@
 pub mod cli;
 pub mod event;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
 pub mod output;
 pub mod probes;
+pub mod serve;
 pub mod source;

@@ -11,11 +11,12 @@ mod filter;
 mod handles;
 mod log;
 mod man;
-mod mirror;
+pub(crate) mod mirror;
 mod options;
 mod parse;
 mod processes;
 mod run;
+mod serve;
 mod session;
 mod signals;
 mod source;
@@ -34,6 +35,7 @@ pub use handles::holdings;
 pub use options::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs};
 pub use processes::Descendants;
 pub use run::Run;
+pub use serve::ServeArgs;
 pub use session::Judging;
 
 /// Bad usage or a failed set-up.
@@ -57,6 +59,7 @@ enum Command {
     Trace(Box<trace::Trace>),
     Check(Box<check::Check>),
     Handles(handles::Handles),
+    Serve(Box<serve::Serve>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Trace(trace) => trace.run(),
         Command::Check(check) => check.run(),
         Command::Handles(handles) => handles.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
