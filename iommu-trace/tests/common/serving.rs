@@ -146,10 +146,6 @@ pub struct Metrics(pub BTreeMap<String, f64>);
 
 impl Metrics {
     pub fn parse(text: &str) -> Self {
-        let sample = |line: &str| {
-            let (series, value) = line.split(" # ").next()?.rsplit_once(' ')?;
-            Some((series.to_owned(), value.parse().ok()?))
-        };
         Metrics(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
     }
 
@@ -164,4 +160,30 @@ impl Metrics {
     pub fn has(&self, name: &str) -> bool {
         self.0.keys().any(|series| series.split('{').next() == Some(name))
     }
+}
+
+/// A series as it is written, but for the order of its labels and the form of `le`, and its value.
+fn sample(line: &str) -> Option<(String, f64)> {
+    let end = line.find(['{', ' '])?;
+    let (name, mut rest) = line.split_at(end);
+    let mut labels = Vec::new();
+    while let Some(label) = rest.strip_prefix(['{', ',']) {
+        let (name, value) = label.split_once("=\"")?;
+        let mut escaped = false;
+        let close = value.find(|c| {
+            let closes = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            closes
+        })?;
+        let value_there = &value[..close];
+        rest = &value[close + 1..];
+        labels.push(match value_there.parse::<f64>() {
+            Ok(bound) if name == "le" && bound.is_finite() => format!("le=\"{bound}\""),
+            _ => format!("{name}=\"{value_there}\""),
+        });
+    }
+    labels.sort();
+    let value = rest.trim_start_matches('}').trim_start().split(' ').next()?.parse().ok()?;
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    Some((format!("{name}{labels}"), value))
 }
