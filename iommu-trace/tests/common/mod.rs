@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 pub mod busy;
+pub mod grafana;
+pub mod promql;
 pub mod scripted;
 pub mod serving;
 
