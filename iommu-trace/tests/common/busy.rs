@@ -104,6 +104,15 @@ pub fn violation(script: &mut Script, n: u32) {
     script.by(12).core_attach(&device, 5, &handle_of(&device, 102), 0);
 }
 
+/// What should not be: a rule is broken, records are lost, a fault is not answered, and what is about it is uncertain.
+pub fn trouble(script: &mut Script, n: u32) {
+    violation(script, n);
+    script.by(0).lost(ProbeId::DetachDevicePasid, Phase::Exit, 3);
+    violation(script, n + 1);
+    let (device, request) = (dev(3), Req::new(None, n & 0x1ff, 0x5000));
+    script.by(25).report(&device, &request).lookup_fails(&device, 0, ENOENT).reported(-22);
+}
+
 /// Devices of names that nobody thought of, which fault.
 pub fn hostile(script: &mut Script) {
     for (n, name) in (0x100..).zip(HOSTILE) {
@@ -205,8 +214,8 @@ impl Source for Busy {
     }
 
     fn cost(&self) -> Cost {
-        let program =
-            |name: &str| ProgramCost { program: name.into(), runs: 7, run_ns: 700 * u64::from(self.rounds + 1) };
+        let rounds = u64::from(self.rounds + 1);
+        let program = |name: &str| ProgramCost { program: name.into(), runs: 7 * rounds, run_ns: 700 * rounds };
         Cost { programs: vec![program("report_enter"), program("report_exit")] }
     }
 }
