@@ -14,7 +14,8 @@ use crate::{
     metrics::DeviceLimit,
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
-    serve::{Control, Exporter, MonitorOptions, ServeOptions, drop_privileges},
+    serve::{Control, Exporter, MonitorOptions, ServeOptions, Unprivileged, drop_privileges},
+    source::spawn,
 };
 
 /// Serve metrics to Prometheus over HTTP, and judge by the rules all the while.
@@ -144,7 +145,8 @@ impl Serve {
         if arguments.stacks {
             source.stacks().prepare();
         }
-        // Before any thread is started: capabilities belong to threads.
+        let stream = spawn(Box::new(Unprivileged::new(source)))?;
+        // Capabilities belong to threads: every other one is started by this one, and has none.
         drop_privileges().context("cannot drop the privileges that are not needed any more")?;
         complain("listening", &exporter.url()?);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -166,7 +168,7 @@ impl Serve {
                     }
                 }
             });
-            exporter.run(source, control).await
+            exporter.run(stream, control).await
         })?;
         Ok(ExitCode::SUCCESS)
     }

@@ -231,6 +231,7 @@ impl From<record::Group> for FaultGroup {
             group: Ptr(raw.group),
             handle: Ptr(raw.handle),
             domain: Ptr(raw.domain),
+            queue: Ptr(raw.queue),
             device: Ptr(raw.device),
             addr: raw.request.addr,
             count: u32::try_from(raw.count).unwrap_or(u32::MAX),

@@ -406,6 +406,8 @@ pub struct FaultGroup {
     pub handle: Ptr,
     /// The handle's domain; `NULL` where the probe did not follow the handle (only handlers do).
     pub domain: Ptr,
+    /// The `struct iommufd_fault` that it will be put into; `NULL` where it was not followed.
+    pub queue: Ptr,
     /// `fault_param->dev`.
     pub device: Ptr,
     /// Address of the last fault.

@@ -87,7 +87,6 @@ impl Model {
         let breach = rules::domain_freed(self, event, domain);
         self.judge(breach, event, effects);
         self.mirror.forget_domain(domain);
-        self.faults.forget_domain(domain);
         self.tell_event(event, SpanKind::DomainFree(DomainSpan { domain, domain_type }), effects);
     }
 

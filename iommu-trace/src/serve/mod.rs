@@ -17,7 +17,7 @@ mod web_config;
 
 pub use access::Access;
 pub use monitor::{Monitor, MonitorOptions};
-pub use privileges::drop_privileges;
+pub use privileges::{Unprivileged, drop_privileges};
 #[cfg(feature = "otlp")]
 pub use push::{Endpoint, PushOptions};
 pub use service::{Control, Exporter, ServeOptions};

@@ -17,7 +17,7 @@ use crate::{
     metrics::{DeviceLimit, Look, Snapshot, Watcher},
     model::{Effects, Model, ModelOptions, RuleSet, Severity, Violation, span::Topic},
     output::{Clock, JsonSink, Sink as _, TimeForm},
-    source::{self, Batch, Cost, Frame, Source, SourceInfo, Stacks, Stream, StreamControl},
+    source::{Batch, Cost, Frame, SourceInfo, Stacks, Stream, StreamControl},
 };
 
 /// Questions that may wait.
@@ -79,9 +79,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Runs the source and its model on threads of their own.
-    pub fn start(source: Box<dyn Source>, options: MonitorOptions) -> anyhow::Result<(Monitor, JoinHandle<()>)> {
-        let stream = source::spawn(source)?;
+    /// Runs the model of what the stream gives on a thread of its own.
+    pub fn start(stream: Stream, options: MonitorOptions) -> anyhow::Result<(Monitor, JoinHandle<()>)> {
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (told, state) = watch::channel(State::Reading);
         let control = stream.control();

@@ -1,10 +1,60 @@
 //! Privileges are for attaching the probes. What serves the network has none.
 //!
 //! Reading the ring, the counters and the stacks goes through descriptors and memory that are ours by then. Capabilities
-//! belong to threads: this must run before any other is started.
+//! belong to threads: the first drops them before it starts others. The source's reader, which may raise its priority
+//! with them, drops its own.
+
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use caps::{CapSet, Capability};
+
+use crate::source::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+
+/// A source whose reader has no privileges.
+pub struct Unprivileged {
+    source: Box<dyn Source>,
+    failed: Option<anyhow::Error>,
+}
+
+impl Unprivileged {
+    /// The same source; its reader will drop its privileges.
+    #[must_use]
+    pub fn new(source: Box<dyn Source>) -> Self {
+        Unprivileged { source, failed: None }
+    }
+}
+
+impl Source for Unprivileged {
+    fn info(&self) -> &SourceInfo {
+        self.source.info()
+    }
+
+    fn on_reader_thread(&mut self) {
+        self.source.on_reader_thread();
+        self.failed = drop_privileges().err();
+    }
+
+    fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
+        // Not with privileges.
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.source.poll(timeout, batch),
+        }
+    }
+
+    fn stop(&mut self) -> anyhow::Result<()> {
+        self.source.stop()
+    }
+
+    fn stacks(&self) -> Arc<dyn Stacks> {
+        self.source.stacks()
+    }
+
+    fn cost(&self) -> Cost {
+        self.source.cost()
+    }
+}
 
 fn failed(what: &str) -> impl Fn(caps::errors::CapsError) -> anyhow::Error {
     move |error| anyhow!("cannot {what}: {error}")

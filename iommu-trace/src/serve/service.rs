@@ -14,12 +14,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{
-    Access, Monitor, MonitorOptions, WebConfig, connection,
-    monitor::State,
-    pages::Site,
-};
-use crate::{cli::complain, source::Source};
+use super::{Access, Monitor, MonitorOptions, WebConfig, connection, monitor::State, pages::Site};
+use crate::{cli::complain, source::Stream};
 
 /// What is served, where, and to whom.
 #[derive(Clone, Debug)]
@@ -74,10 +70,10 @@ impl Exporter {
     }
 
     /// Serves until it is told to stop, or the source fails. A source that is over is served on.
-    pub async fn run(self, source: Box<dyn Source>, mut control: mpsc::Receiver<Control>) -> anyhow::Result<()> {
+    pub async fn run(self, stream: Stream, mut control: mpsc::Receiver<Control>) -> anyhow::Result<()> {
         let Exporter { listener, access, options } = self;
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot set up the listening socket")?;
-        let (monitor, thread) = Monitor::start(source, options.monitor.clone())?;
+        let (monitor, thread) = Monitor::start(stream, options.monitor.clone())?;
         let site = Arc::new(Site::new(monitor.clone(), access));
         let (stopping, stop) = watch::channel(false);
         let server = tokio::spawn(connection::accept(listener, Arc::clone(&site), stop.clone()));

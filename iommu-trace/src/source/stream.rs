@@ -127,6 +127,7 @@ fn read(
 ) {
     let mut stopped = false;
     let mut asked_at: Option<Instant> = None;
+    source.on_reader_thread();
     loop {
         if !stopped && (stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;

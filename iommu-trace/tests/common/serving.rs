@@ -12,7 +12,7 @@ use clap::Parser as _;
 use iommu_trace::{
     cli::ServeArgs,
     serve::{Control, Exporter},
-    source::Source,
+    source::{Source, spawn},
 };
 use tokio::sync::mpsc;
 
@@ -42,7 +42,7 @@ impl Serving {
         let (sender, control) = mpsc::channel(1);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(exporter.run(Box::new(source), control))
+            runtime.block_on(exporter.run(spawn(Box::new(source)).unwrap(), control))
         });
         Serving { address, url, control: Some(sender), thread: Some(thread) }
     }
