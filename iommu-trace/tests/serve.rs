@@ -425,3 +425,101 @@ fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     let _ = stream.read_to_end(&mut bytes);
     assert!(!bytes.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&bytes));
 }
+
+#[cfg(feature = "otlp")]
+mod push {
+    use std::{io::BufRead as _, net::TcpListener, sync::mpsc};
+
+    use iommu_trace::metrics::{Kind, METRICS};
+    use opentelemetry_proto::tonic::{
+        collector::metrics::v1::ExportMetricsServiceRequest,
+        metrics::v1::{Metric, metric::Data, number_data_point::Value},
+    };
+    use prost::Message as _;
+
+    use super::*;
+
+    /// A collector that takes what comes, refuses the first, and tells what it got.
+    fn collector() -> (String, mpsc::Receiver<(String, Vec<u8>)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (sender, got) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut answers = ["503 Service Unavailable"].into_iter();
+            for stream in listener.incoming() {
+                let mut reader = std::io::BufReader::new(stream.unwrap());
+                let mut head = String::new();
+                while reader.read_line(&mut head).unwrap() > 2 {}
+                let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                let mut body = vec![0; length.unwrap()];
+                reader.read_exact(&mut body).unwrap();
+                let status = answers.next().unwrap_or("200 OK");
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                reader.get_mut().write_all(answer.as_bytes()).unwrap();
+                if sender.send((head, body)).is_err() {
+                    return;
+                }
+            }
+        });
+        (url, got)
+    }
+
+    fn sum(metric: &Metric) -> f64 {
+        let numbers = match metric.data.as_ref().unwrap() {
+            Data::Sum(sum) => &sum.data_points,
+            Data::Gauge(gauge) => &gauge.data_points,
+            Data::Histogram(histogram) => return histogram.data_points.iter().map(|point| point.count as f64).sum(),
+            other => panic!("{other:?}"),
+        };
+        let value = |value: &Value| match value {
+            Value::AsInt(int) => *int as f64,
+            Value::AsDouble(double) => *double,
+        };
+        numbers.iter().map(|point| value(point.value.as_ref().unwrap())).sum()
+    }
+
+    #[test]
+    fn a_collector_gets_the_metrics_that_are_scraped_and_the_last_ones_at_the_end() {
+        let (url, got) = collector();
+        let serving = Serving::start(Busy::new(4), &[ALL, &["--otlp", &url, "--otlp-interval", "200ms"]].concat());
+        let faults = f64::from(4 * DEVICES * FAULTS);
+        let scraped = serving.metrics_when(|metrics| metrics.sum("iommu_trace_faults_total", &[]) == faults);
+        let (head, _) = got.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(head.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{head}");
+        assert!(head.to_lowercase().contains("content-type: application/x-protobuf"), "{head}");
+        // That one was refused; it goes on.
+        got.recv_timeout(Duration::from_secs(20)).unwrap();
+        serving.stop().unwrap();
+        let (_, body) = got.try_iter().last().unwrap();
+        let request = ExportMetricsServiceRequest::decode(&body[..]).unwrap();
+        let resource = &request.resource_metrics[0];
+        let attributes = &resource.resource.as_ref().unwrap().attributes;
+        assert!(attributes.iter().any(|attribute| attribute.key == "service.name"));
+        let pushed = &resource.scope_metrics[0].metrics;
+        let mut compared = 0;
+        for metric in METRICS.iter().filter(|metric| metric.stem.starts_with("iommu_trace_")) {
+            let suffix = if metric.kind == Kind::Info { "_info" } else { "" };
+            let name = format!("{}{suffix}", metric.stem);
+            let unit = if metric.unit.name() == "seconds" { "s" } else { "" };
+            let there = pushed.iter().find(|pushed| pushed.name == name && (unit.is_empty() || pushed.unit == unit));
+            let there = there.unwrap_or_else(|| panic!("{name} was not pushed"));
+            let series = match metric.kind {
+                Kind::Histogram(_) => format!("{}_count", metric.family()),
+                _ => metric.series().concat(),
+            };
+            // The cost and the source go on, and end.
+            if !["iommu_trace_bpf_run", "iommu_trace_bpf_runs", "iommu_trace_source_up"].contains(&metric.stem) {
+                assert_eq!(sum(there), scraped.sum(&series, &[]), "{name}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 25, "{compared}");
+    }
+
+    #[test]
+    fn without_a_collector_it_serves_all_the_same() {
+        let serving = Serving::start(Busy::new(1), &["--otlp", "http://127.0.0.1:1", "--otlp-interval", "100ms"]);
+        assert_eq!(serving.get("/healthz").body, "ok\n");
+        serving.stop().unwrap();
+    }
+}
