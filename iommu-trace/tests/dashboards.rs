@@ -86,7 +86,8 @@ fn every_recording_rule_and_every_label_is_used_as_it_is() {
     }
     let rules = promql::rules();
     let used: BTreeSet<String> = rules.iter().flat_map(|rule| promql::metrics(&rule.expr)).collect();
-    let for_people = ["instance_device:iommu_trace_faults:rate5m", "instance:iommu_trace_fault_response_seconds:p99_5m"];
+    let for_people =
+        ["instance_device:iommu_trace_faults:rate5m", "instance:iommu_trace_fault_response_seconds:p99_5m"];
     for recorded in rules.iter().filter_map(|rule| rule.record.as_ref()) {
         assert!(used.contains(recorded) || for_people.contains(&recorded.as_str()), "{recorded} is of no use");
     }
@@ -98,9 +99,10 @@ fn every_alert_is_tested_and_described() {
     let tests = fs::read_to_string(dir.join("prometheus/tests/alerts.test.yml")).unwrap();
     let readme = fs::read_to_string(dir.join("README.md")).unwrap();
     for alert in promql::rules().iter().filter_map(|rule| rule.alert.as_ref()) {
-        let fires = tests.split(&format!("alertname: {alert}\n")).skip(1).any(|after| {
-            after.trim_start().starts_with("exp_alerts")
-        });
+        let fires = tests
+            .split(&format!("alertname: {alert}\n"))
+            .skip(1)
+            .any(|after| after.trim_start().starts_with("exp_alerts"));
         assert!(fires, "no test has {alert} fire");
         let silent = tests.contains(&format!("alertname: {alert}}}"));
         assert!(silent, "no test has {alert} be silent when all is well");

@@ -20,6 +20,9 @@ exemplars of `iommu_trace_fault_lookup_seconds` and `iommu_trace_fault_response_
 Every other label has its values from a fixed list. A device's name is told as it is; control characters and bytes that are no UTF-8 are
 written as `\\n` and `\\xff` are.
 
+**Rules** that rest on probes this kernel does not have, or on frees without `--track-frees` (`use-after-free`, `freed-while-attached`), are never
+broken, and their counters stay at zero: `iommu_trace_probes` tells what is not seen, `iommu-trace check` tells which rules that leaves blind.
+
 ";
 
 fn buckets(bounds: Bounds) -> String {

@@ -110,7 +110,8 @@ fn open_metrics_has_exemplars_and_an_end_and_the_other_form_has_neither() {
     let open = serving.get_with("/metrics", accept);
     assert_eq!(open.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(open.body.ends_with("# EOF\n"));
-    let example = open.body.lines().find(|line| line.contains("fault_response_seconds_bucket") && line.contains(" # {"));
+    let example =
+        open.body.lines().find(|line| line.contains("fault_response_seconds_bucket") && line.contains(" # {"));
     let example = example.unwrap();
     assert!(example.contains("pasid=\"") && example.contains("addr=\"0x"), "{example}");
     let plain = serving.get("/metrics");
@@ -157,7 +158,8 @@ fn other_pages() {
     assert_eq!(serving.get("/healthz").body, "ok\n");
     assert!(serving.get("/").body.contains("href=\"/metrics\""));
     assert_eq!(serving.get("/no/such/page").status, 404);
-    let reply = serving.send(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+    let reply =
+        serving.send(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
     assert_eq!((reply.status, reply.headers["allow"].as_str()), (405, "GET, HEAD"));
     let reply = serving.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));
@@ -450,7 +452,8 @@ mod push {
                 let mut reader = std::io::BufReader::new(stream.unwrap());
                 let mut head = String::new();
                 while reader.read_line(&mut head).unwrap() > 2 {}
-                let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                let length =
+                    head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
                 let mut body = vec![0; length.unwrap()];
                 reader.read_exact(&mut body).unwrap();
                 let status = answers.next().unwrap_or("200 OK");

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod modules;
 pub mod programs;
 pub mod progress;
+pub mod prometheus;
 pub mod qemu;
 pub mod selftests;
 pub mod setup;

@@ -9,7 +9,9 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, complain, log, parse, signals::Signals, source};
+use super::{
+    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, complain, log, parse, signals::Signals, source,
+};
 use crate::{
     metrics::DeviceLimit,
     model::{RuleId, RuleSet, span::Topic},
@@ -118,10 +120,7 @@ impl ServeArgs {
                 stacks: self.stacks,
             },
             #[cfg(feature = "otlp")]
-            push: self
-                .otlp
-                .clone()
-                .map(|endpoint| crate::serve::PushOptions { endpoint, every: self.otlp_interval }),
+            push: self.otlp.clone().map(|endpoint| crate::serve::PushOptions { endpoint, every: self.otlp_interval }),
         })
     }
 
@@ -129,7 +128,13 @@ impl ServeArgs {
         ConsumerOptions {
             select: SelectArgs { events: self.events.clone(), ..SelectArgs::default() },
             stop: StopArgs::default(),
-            output: OutputArgs { format: Format::Text, output: None, stacks: self.stacks, stages: false, time: TimeForm::Utc },
+            output: OutputArgs {
+                format: Format::Text,
+                output: None,
+                stacks: self.stacks,
+                stages: false,
+                time: TimeForm::Utc,
+            },
             live: self.live.clone(),
         }
     }

@@ -8,8 +8,8 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use prometheus_client::{
     collector::Collector,
     encoding::{
-        DescriptorEncoder, EncodeLabelKey, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _,
-        LabelSetEncoder, MetricEncoder, NoLabelSet, prometheus_text, text,
+        DescriptorEncoder, EncodeLabelKey, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelSetEncoder,
+        MetricEncoder, NoLabelSet, prometheus_text, text,
     },
     metrics::{MetricType, exemplar::HistogramWithExemplars},
     registry::{self, Registry},

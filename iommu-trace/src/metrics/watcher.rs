@@ -53,9 +53,7 @@ impl Default for Stages {
         });
         Stages {
             observed: bounds.map(Histogram::new),
-            exemplars: std::array::from_fn(|at| {
-                EXEMPLARY.contains(&STAGES[at].0).then(|| text::exemplars(bounds[at]))
-            }),
+            exemplars: std::array::from_fn(|at| EXEMPLARY.contains(&STAGES[at].0).then(|| text::exemplars(bounds[at]))),
         }
     }
 }

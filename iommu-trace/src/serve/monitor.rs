@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -26,6 +26,10 @@ const QUESTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Violations that are kept to be shown.
 const KEPT: usize = 100;
+/// Violations that are told on standard error within [`VOICE_TIME`]: a storm of them must not fill the journal.
+const VOICE: u32 = 20;
+/// See [`VOICE`].
+const VOICE_TIME: Duration = Duration::from_secs(60);
 
 /// How the model is to work, and what is told of it.
 #[derive(Clone, Debug)]
@@ -136,6 +140,28 @@ impl Monitor {
     }
 }
 
+/// Tells violations on standard error, which a service manager keeps.
+struct Voice {
+    since: Instant,
+    told: u32,
+}
+
+impl Voice {
+    fn tell(&mut self, violation: &Violation) {
+        if self.since.elapsed() > VOICE_TIME {
+            *self = Voice { since: Instant::now(), told: 0 };
+        }
+        self.told = self.told.saturating_add(1);
+        let (rule, severity) = (violation.rule.slug(), violation.severity.name());
+        if self.told <= VOICE {
+            crate::cli::complain(&format!("{severity} {rule}"), &violation.message);
+        }
+        if self.told == VOICE {
+            crate::cli::complain("note", "more within this minute are counted, and shown at /violations only");
+        }
+    }
+}
+
 /// What lives on the thread.
 struct Watch {
     stream: Stream,
@@ -145,6 +171,7 @@ struct Watch {
     watcher: Watcher,
     effects: Effects,
     violations: Violations,
+    voice: Voice,
     upto: u64,
 }
 
@@ -164,6 +191,7 @@ impl Watch {
             stacks: options.stacks.then(|| Arc::clone(stream.stacks())),
             effects: Effects::default(),
             violations: Violations::default(),
+            voice: Voice { since: Instant::now(), told: 0 },
             upto: info.started_ns,
             info,
             stream,
@@ -253,9 +281,8 @@ impl Watch {
             Severity::Error => self.violations.errors += 1,
             Severity::Warning => self.violations.warnings += 1,
         }
-        // At once and to standard error, which a service manager keeps: the machine may be about to crash.
-        let (rule, severity) = (violation.rule.slug(), violation.severity.name());
-        crate::cli::complain(&format!("{severity} {rule}"), &violation.message);
+        // At once: the machine may be about to crash.
+        self.voice.tell(violation);
         let frames = self.stacks.as_ref().map_or_else(Vec::new, |stacks| {
             let of = |stack: Option<u32>| stack.map_or_else(Vec::new, |id| own_frames_left_out(stacks.as_ref(), id));
             violation.evidence.iter().map(|piece| of(piece.stack)).collect::<Vec<_>>()

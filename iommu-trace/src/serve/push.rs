@@ -57,9 +57,10 @@ impl FromStr for Endpoint {
         if uri.path() != "/" {
             return Ok(Endpoint(uri));
         }
-        format!("{}/v1/metrics", text.trim_end_matches('/')).parse().map(Endpoint).map_err(|_| {
-            "not a URL to which a path could be added, such as http://collector:4318".to_owned()
-        })
+        format!("{}/v1/metrics", text.trim_end_matches('/'))
+            .parse()
+            .map(Endpoint)
+            .map_err(|_| "not a URL to which a path could be added, such as http://collector:4318".to_owned())
     }
 }
 
@@ -151,7 +152,8 @@ async fn push(client: &Http, endpoint: &Endpoint, headers: &HeaderMap, monitor: 
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     let response = client.request(request).await?;
     let status = response.status();
-    let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map(http_body_util::Collected::to_bytes);
+    let answer =
+        Limited::new(response.into_body(), MAX_ANSWER).collect().await.map(http_body_util::Collected::to_bytes);
     if !status.is_success() {
         let said = String::from_utf8_lossy(answer.as_deref().unwrap_or_default()).trim().to_owned();
         bail!("it answered {status}{}{}", if said.is_empty() { "" } else { ": " }, said.escape_debug());

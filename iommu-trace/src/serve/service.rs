@@ -51,9 +51,8 @@ impl Exporter {
     /// Takes the port and reads the configuration, so that what is wrong with them shows before anything is traced.
     pub fn bind(options: ServeOptions) -> anyhow::Result<Self> {
         let access = read_access(&options)?;
-        let listener = TcpListener::bind(options.listen).with_context(|| {
-            format!("cannot listen on {}: choose another address with --listen", options.listen)
-        })?;
+        let listener = TcpListener::bind(options.listen)
+            .with_context(|| format!("cannot listen on {}: choose another address with --listen", options.listen))?;
         listener.set_nonblocking(true).context("cannot set up the listening socket")?;
         Ok(Exporter { listener, access, options })
     }

@@ -58,7 +58,8 @@ pub fn acceptor(config: &TlsConfig) -> anyhow::Result<TlsAcceptor> {
 
 fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let tried = || format!("cannot read certificates from {}", quoted(file));
-    let read: Vec<_> = CertificateDer::pem_file_iter(file).with_context(tried)?.collect::<Result<_, _>>().with_context(tried)?;
+    let read: Vec<_> =
+        CertificateDer::pem_file_iter(file).with_context(tried)?.collect::<Result<_, _>>().with_context(tried)?;
     if read.is_empty() {
         bail!("there is no certificate in {}", quoted(file));
     }

@@ -119,12 +119,7 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     Ok(Stream { info, stacks, batches, control, costs, thread: Some(thread) })
 }
 
-fn read(
-    mut source: Box<dyn Source>,
-    sender: &mpsc::Sender<anyhow::Result<Batch>>,
-    stop: &AtomicBool,
-    costs: &Costs,
-) {
+fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool, costs: &Costs) {
     let mut stopped = false;
     let mut asked_at: Option<Instant> = None;
     source.on_reader_thread();

@@ -118,8 +118,7 @@ impl Dashboard {
                     variable("instance", "Host", query, false)
                 }
                 "device" => {
-                    let query =
-                        r#"label_values(iommu_trace_faults_total{job=~"$job", instance="$instance"}, device)"#;
+                    let query = r#"label_values(iommu_trace_faults_total{job=~"$job", instance="$instance"}, device)"#;
                     variable("device", "Device", query, false)
                 }
                 other => panic!("there is no variable {other}"),
@@ -180,7 +179,8 @@ impl Dashboard {
 
 impl Panel {
     fn json(&self, id: u32, place: Value) -> Value {
-        let targets: Vec<Value> = ('A'..='Z').zip(&self.queries).map(|(letter, query)| self.target(letter, query)).collect();
+        let targets: Vec<Value> =
+            ('A'..='Z').zip(&self.queries).map(|(letter, query)| self.target(letter, query)).collect();
         let green = json!({"color": "green", "value": null});
         let steps = match self.alarm {
             Some(alarm) => json!([green, {"color": "red", "value": alarm}]),
@@ -204,13 +204,17 @@ impl Panel {
             "stat" => json!({"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": false},
                              "colorMode": if self.alarm.is_some() { "background" } else { "value" },
                              "graphMode": "area", "justifyMode": "auto", "textMode": "auto", "orientation": "auto"}),
-            "timeseries" => json!({"legend": {"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []},
-                                   "tooltip": {"mode": "multi", "sort": "desc"}}),
+            "timeseries" => {
+                json!({"legend": {"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []},
+                                   "tooltip": {"mode": "multi", "sort": "desc"}})
+            }
             "table" => json!({"showHeader": true, "cellHeight": "sm"}),
-            "heatmap" => json!({"calculate": false, "cellGap": 1, "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
+            "heatmap" => {
+                json!({"calculate": false, "cellGap": 1, "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
                                 "yAxis": {"unit": self.unit, "axisPlacement": "left"}, "legend": {"show": true},
                                 "tooltip": {"mode": "single", "yHistogram": false},
-                                "rowsFrame": {"layout": "auto"}, "exemplars": {"color": "rgba(255,0,255,0.7)"}}),
+                                "rowsFrame": {"layout": "auto"}, "exemplars": {"color": "rgba(255,0,255,0.7)"}})
+            }
             other => panic!("there is no kind of panel {other}"),
         };
         if self.kind == "table" {

@@ -45,7 +45,8 @@ pub struct Rule {
 /// The rules of both files.
 pub fn rules() -> Vec<Rule> {
     let read = |name: &str| -> File {
-        serde_saphyr::from_str(&fs::read_to_string(super::grafana::dir().join("prometheus").join(name)).unwrap()).unwrap()
+        serde_saphyr::from_str(&fs::read_to_string(super::grafana::dir().join("prometheus").join(name)).unwrap())
+            .unwrap()
     };
     ["iommu-trace.rules.yml", "iommu-trace.alerts.yml"]
         .iter()

@@ -151,9 +151,8 @@ impl Metrics {
 
     /// The sum of all series of this name that have all these labels, written as they are in the text.
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let fits = |series: &str| {
-            series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label))
-        };
+        let fits =
+            |series: &str| series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label));
         self.0.iter().filter(|(series, _)| fits(series)).map(|(_, value)| value).sum()
     }
 
