@@ -3,6 +3,7 @@
 //! Its programs are taken from the directory `IOMMU_TRACE_PROMETHEUS`, as `cargo xtask test --only prometheus` gives it,
 //! or from `PATH`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "this is a test")]
+#![allow(clippy::float_cmp, reason = "numbers of things, which are whole")]
 
 mod common;
 

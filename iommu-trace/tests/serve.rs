@@ -1,5 +1,6 @@
 //! The exporter without a kernel: what it serves, and what a client can do to it.
 #![allow(missing_docs, clippy::unwrap_used, reason = "this is a test")]
+#![allow(clippy::float_cmp, reason = "numbers of things, which are whole")]
 
 mod common;
 

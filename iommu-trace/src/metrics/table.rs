@@ -103,7 +103,7 @@ macro_rules! metrics {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Id {
-            $(#[doc = $help] $id,)+
+            $(#[doc = concat!("`", $stem, "`")] $id,)+
         }
 
         /// Every metric, in the order of [`Id`].

@@ -91,7 +91,7 @@ impl Monitor {
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot set up the event loop")?;
         let thread = std::thread::Builder::new()
             .name("iommu-trace-mon".into())
-            .spawn(move || runtime.block_on(Watch::new(stream, options).run(asked, &told)))
+            .spawn(move || runtime.block_on(Watch::new(stream, &options).run(asked, &told)))
             .context("cannot start the thread that runs the model")?;
         Ok((Monitor { questions, state, control }, thread))
     }
@@ -176,7 +176,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(stream: Stream, options: MonitorOptions) -> Self {
+    fn new(stream: Stream, options: &MonitorOptions) -> Self {
         let info = Arc::clone(stream.info());
         let model = ModelOptions {
             stages: false,

@@ -44,8 +44,7 @@ pub struct TlsConfig {
     /// The cipher suites that are offered; all that are sound when there is none.
     pub cipher_suites: Vec<String>,
     /// Go has not looked at it since 1.17, and neither does this.
-    #[serde(rename = "prefer_server_cipher_suites")]
-    pub _prefer_server_cipher_suites: bool,
+    pub prefer_server_cipher_suites: bool,
 }
 
 /// `http_server_config`.
@@ -53,8 +52,7 @@ pub struct TlsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
     /// This server speaks HTTP/1.1, whether it is wanted to speak HTTP/2 too or not.
-    #[serde(rename = "http2")]
-    pub _http2: bool,
+    pub http2: bool,
     /// Headers added to each response.
     pub headers: BTreeMap<String, String>,
 }

@@ -133,7 +133,7 @@ pub fn hostile(script: &mut Script) {
 pub fn crowd(script: &mut Script, devices: u32) {
     for n in 0..devices {
         let mut device = dev(0x1000 + n);
-        device.device.name = Name::new(&format!("{:04x}:00:00.0", n));
+        device.device.name = Name::new(&format!("{n:04x}:00:00.0"));
         let (rid, pasid) = (hnd(0x1000 + 2 * n, &device), hnd(0x1001 + 2 * n, &device));
         let request = Req::new(None, n & 0x1ff, 0x1000);
         script.by(10).bind(&device).queue_add(&device, 0).attach(&device, 0, &rid);

@@ -167,7 +167,7 @@ impl Dashboard {
                     (x, y, tallest) = (0, y + tallest, 0);
                 }
                 id += 1;
-                panels.push(panel.json(id, json!({"x": x, "y": y, "w": panel.width, "h": height})));
+                panels.push(panel.json(id, &json!({"x": x, "y": y, "w": panel.width, "h": height})));
                 x += panel.width;
                 tallest = tallest.max(height);
             }
@@ -178,7 +178,7 @@ impl Dashboard {
 }
 
 impl Panel {
-    fn json(&self, id: u32, place: Value) -> Value {
+    fn json(&self, id: u32, place: &Value) -> Value {
         let targets: Vec<Value> =
             ('A'..='Z').zip(&self.queries).map(|(letter, query)| self.target(letter, query)).collect();
         let green = json!({"color": "green", "value": null});

@@ -79,30 +79,30 @@ fn privileges(files: &Files) -> Result<()> {
 
 fn numbers(files: &Files) -> Result<()> {
     let (metrics, truth) = (files.text("metrics")?, files.text("truth")?);
-    let faults = truth.lines().filter(|line| line.contains("\"truth\":\"fault\"")).count() as f64;
-    ensure!(faults >= f64::from(FAULTS), "the workload made {faults} faults");
+    let faults = truth.lines().filter(|line| line.contains("\"truth\":\"fault\"")).count() as u64;
+    ensure!(faults >= u64::from(FAULTS), "the workload made {faults} faults");
     let told = sum(&metrics, "iommu_trace_faults_total");
     ensure!(told == faults, "{told} faults are counted, and there were {faults}");
     let looked_up = sum(&metrics, "iommu_trace_fault_lookup_seconds_count");
-    ensure!(looked_up > 0.0 && looked_up <= faults, "{looked_up} of {faults} faults were looked up");
+    ensure!(looked_up > 0 && looked_up <= faults, "{looked_up} of {faults} faults were looked up");
     for zero in ["iommu_trace_lost_total", "iommu_trace_violations_total", "iommu_trace_faults_outstanding"] {
         let value = sum(&metrics, zero);
-        ensure!(value == 0.0, "{zero} is {value}; /violations: {}", files.text("violations")?);
+        ensure!(value == 0, "{zero} is {value}; /violations: {}", files.text("violations")?);
     }
     ensure!(metrics.contains("iommu_trace_source_up 1\n"), "the source is not up");
     let differs = value(&metrics, "iommu_trace_mirror_lookups_total{result=\"different\"}")?;
-    ensure!(differs == 0.0, "the mirror found another device {differs} times");
+    ensure!(differs == 0, "the mirror found another device {differs} times");
     Ok(())
 }
 
 /// The sum over all series of a name.
-fn sum(metrics: &str, name: &str) -> f64 {
+fn sum(metrics: &str, name: &str) -> u64 {
     let fits = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-    metrics.lines().filter(fits).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    metrics.lines().filter(fits).filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
 /// One series.
-fn value(metrics: &str, series: &str) -> Result<f64> {
+fn value(metrics: &str, series: &str) -> Result<u64> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)).with_context(|| format!("no {series}"))?;
     line.trim().parse().with_context(|| format!("{series} is {line}"))
 }
@@ -114,8 +114,8 @@ mod tests {
     #[test]
     fn series_of_one_name_are_added_up() {
         let text = "a_total{x=\"1\"} 2\na_total{x=\"2\"} 3\na_totals 7\nb 1\n";
-        assert_eq!(sum(text, "a_total"), 5.0);
-        assert_eq!(value(text, "a_total{x=\"2\"}").ok(), Some(3.0));
+        assert_eq!(sum(text, "a_total"), 5);
+        assert_eq!(value(text, "a_total{x=\"2\"}").ok(), Some(3));
         assert!(value(text, "c").is_err());
     }
 }
