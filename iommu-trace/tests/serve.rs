@@ -53,8 +53,10 @@ fn what_happened_is_counted() {
     let labels = ["change=\"replace\"", "owner=\"iommufd\"", "result=\"ok\""];
     assert_eq!(sum("iommu_trace_changes_total", &labels), 10.0);
     assert_eq!(sum("iommu_trace_lookups_total", &["result=\"none\""]), 5.0);
-    assert_eq!(sum("iommu_trace_mirror_lookups_total", &["result=\"same\""]), faults);
-    assert_eq!(sum("iommu_trace_mirror_lookup_seconds_count", &[]), faults + 5.0);
+    // One for each fault, and one for each replace.
+    assert_eq!(sum("iommu_trace_lookups_total", &["result=\"found\""]), faults + 10.0);
+    assert_eq!(sum("iommu_trace_mirror_lookups_total", &["result=\"same\""]), faults + 10.0);
+    assert_eq!(sum("iommu_trace_mirror_lookup_seconds_count", &[]), faults);
     assert_eq!(sum("iommu_trace_dma_faults_total", &["access=\"write\""]), 5.0);
     assert_eq!(sum("iommu_trace_mapped_bytes_total", &["operation=\"map\""]), f64::from(10 * 0x20_0000));
     assert_eq!(sum("iommu_trace_mappings_total", &["operation=\"map\"", "result=\"error\""]), 5.0);
@@ -90,7 +92,7 @@ fn the_numbers_are_those_of_the_model() {
     let (model, _) = script.model(busy::info().features, ModelOptions::default());
     let counts = model.counts().clone();
     let serving = Serving::start(Given::new(script), ALL);
-    let metrics = serving.metrics_when(|metrics| metrics.sum("iommu_trace_records_total", &[]) > 0.0);
+    let metrics = serving.metrics_when(|metrics| metrics.sum("iommu_trace_records_total", &[]) >= counts.events as f64);
     assert_eq!(metrics.sum("iommu_trace_records_total", &[]), counts.events as f64);
     for (event, count) in counts.spans.iter() {
         assert_eq!(metrics.sum("iommu_trace_events_total", &[&format!("event=\"{event}\"")]), count as f64, "{event}");

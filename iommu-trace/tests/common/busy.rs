@@ -1,6 +1,10 @@
 //! A busy machine, in rounds: devices that are attached, fault and are answered, and everything else that is counted.
 
-use std::{sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use iommu_trace::{
     event::{Body, DmaOp, Event, Invalidate, Name, Phase, ProbeId, Ptr},
@@ -220,16 +224,16 @@ impl Source for Busy {
     }
 }
 
-/// All events at once, then nothing.
+/// All events as fast as it goes, in batches as large as a live source's; then nothing.
 pub struct Given {
     info: SourceInfo,
-    events: Vec<Event>,
+    events: VecDeque<Event>,
     stopped: bool,
 }
 
 impl Given {
     pub fn new(script: Script) -> Self {
-        Given { info: info(), events: script.events, stopped: false }
+        Given { info: info(), events: script.events.into(), stopped: false }
     }
 }
 
@@ -242,7 +246,7 @@ impl Source for Given {
         if self.stopped {
             return Ok(Progress::End);
         }
-        batch.events = std::mem::take(&mut self.events);
+        batch.events = self.events.drain(..self.events.len().min(8192)).collect();
         match batch.events.last() {
             Some(last) => batch.upto = last.ts,
             None => std::thread::sleep(timeout.min(Duration::from_millis(5))),
