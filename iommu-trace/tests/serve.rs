@@ -223,7 +223,8 @@ fn ten_thousand_devices_and_pasids_are_bounded_and_scraped_within_50_ms() {
         begun.elapsed()
     });
     let took = took.min().unwrap();
-    let limit = if cfg!(debug_assertions) { Duration::from_millis(500) } else { Duration::from_millis(50) };
+    // What is promised is for optimised code.
+    let limit = if cfg!(debug_assertions) { Duration::from_secs(2) } else { Duration::from_millis(50) };
     eprintln!("{} series, {took:?}", metrics.0.len());
     assert!(took < limit, "{took:?} for {} series", metrics.0.len());
 }
