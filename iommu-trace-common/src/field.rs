@@ -46,6 +46,7 @@ fields! {
     GroupDefaultDomain = "iommu_group"."default_domain",
     GroupBlockingDomain = "iommu_group"."blocking_domain",
     GroupOwner = "iommu_group"."owner",
+    GroupRecoveryCnt = "iommu_group"."recovery_cnt",
     GroupDevices = "iommu_group"."devices",
     GroupPasidArray = "iommu_group"."pasid_array",
     GroupDeviceList = "group_device"."list",

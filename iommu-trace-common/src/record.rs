@@ -277,6 +277,16 @@ records! {
         users: u32,
     }
 
+    /// Return of `pci_dev_reset_iommu_prepare`.
+    struct Prepared {
+        /// What it returned.
+        ret: i64,
+        /// `group->recovery_cnt`: devices of the group that are blocked for their reset, or [`crate::NO_ID`].
+        recovering: u32,
+        /// Zero.
+        pad: u32,
+    }
+
     /// Just a device: group membership, reset.
     struct DeviceOnly {
         /// The device.

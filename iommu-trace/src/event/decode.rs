@@ -128,6 +128,10 @@ fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeErro
         (P::QiSubmitSync | P::AmdCompletionWait, Phase::Exit) => {
             Body::Invalidate(read::<record::Invalidate>(probe, payload)?.into())
         }
+        (P::ResetPrepare, Phase::Exit) => {
+            let raw = read::<record::Prepared>(probe, payload)?;
+            Body::Prepared { ret: raw.ret, recovering: (raw.recovering != NO_ID).then_some(raw.recovering) }
+        }
         (P::Kfree, Phase::Enter) => Body::Free { ptr: Ptr(read::<record::Free>(probe, payload)?.ptr) },
         (P::GroupShowType, Phase::Enter) => {
             let raw = read::<record::Slot>(probe, payload)?;

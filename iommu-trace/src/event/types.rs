@@ -701,6 +701,13 @@ pub enum Body {
     Dma(DmaOp),
     /// A queued invalidation.
     Invalidate(Invalidate),
+    /// Return of a reset's prepare.
+    Prepared {
+        /// 0 or the negative errno.
+        ret: i64,
+        /// Devices of the group that are blocked for their reset, where this kernel counts them.
+        recovering: Option<u32>,
+    },
     /// Watched memory was freed.
     Free {
         /// Its address.

@@ -62,7 +62,7 @@ pub const TESTS: &[GuestTest] = &[
         run: |guest, checks| selftest(guest, checks, "iommufd"),
     },
     GuestTest {
-        name: "long-selftest-built-7.3",
+        name: "selftest-fail-nth-built-7.3",
         about: "nor over its run with allocations that fail, one after the other",
         kernel: "built-7.3",
         iommu: Iommu::None,

@@ -369,6 +369,11 @@ impl By<'_> {
         self.enter(probe, Body::Device(dev.device))
     }
 
+    /// A reset's prepare returns, with so many devices of the group blocked where the kernel tells.
+    pub fn prepared(&mut self, ret: i64, recovering: Option<u32>) -> &mut Self {
+        self.event(ProbeId::ResetPrepare, Phase::Exit, Body::Prepared { ret, recovering })
+    }
+
     /// A domain is freed.
     pub fn domain_free(&mut self, domain: Ptr) -> &mut Self {
         let body = Body::Domain { domain, domain_type: DomainType::UNMANAGED, owner: OwnerHint::Iommufd };
