@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::{
     command::{self, tail},
+    grafana,
     guest_tests::{self, Checks, Ctx, GuestTest},
     kernel,
     progress::{elapsed, say},
@@ -69,6 +70,8 @@ enum Action {
     CargoTest(Vec<&'static str>),
     /// The exporter's tests with Prometheus' programs, and its unit by systemd's.
     Prometheus,
+    /// The dashboards are as Grafana wants them.
+    Grafana,
     /// One test in a guest.
     Guest(&'static GuestTest),
 }
@@ -98,6 +101,7 @@ fn steps(only: &[String]) -> Vec<Step> {
         ),
         step("unit", "unit and documentation tests", Action::CargoTest(hosted(&["test"], &["--no-fail-fast"]))),
         step("prometheus", "a real Prometheus scrapes the exporter", Action::Prometheus),
+        step("grafana", "the dashboards fit Grafana's schema", Action::Grafana),
     ];
     // Kernels with a bug put in take their time to build: without being asked for, only those in the cache are run.
     let wanted = |test: &GuestTest| !only.is_empty() || kernel::ready(test.kernel);
@@ -179,6 +183,7 @@ fn run(step: &Step, ctx: &Ctx) -> Report {
         }),
         Action::CargoTest(args) => cargo(args, &[]).map(|(ok, output)| counted(ok, &output)),
         Action::Prometheus => with_prometheus(),
+        Action::Grafana => Ok(with_grafana()),
         Action::Guest(test) => Ok(guest_report(test.run(ctx))),
     };
     report.unwrap_or_else(|error| Report { tally: Tally::of(false), output: format!("{error:#}"), ..Report::default() })
@@ -216,6 +221,18 @@ fn with_prometheus() -> Result<Report> {
     let dir = dir.to_str().context("the cache's path is no text")?;
     let (ok, output) = cargo(&args, &[("IOMMU_TRACE_PROMETHEUS", dir)])?;
     Ok(Report { notes, ..counted(ok, &output) })
+}
+
+fn with_grafana() -> Report {
+    if let Some(missing) = grafana::NEEDS.iter().find(|program| command::find(program).is_none()) {
+        return Report { notes: vec![format!("not run: there is no {missing}")], ..Report::default() };
+    }
+    match grafana::check() {
+        Ok(()) => Report { tally: Tally::of(true), ..Report::default() },
+        Err(error) => {
+            Report { tally: Tally::of(false), output: tail(&format!("{error:#}"), TAIL), ..Report::default() }
+        }
+    }
 }
 
 fn guest_report(checks: Checks) -> Report {

@@ -1,9 +1,8 @@
 //! Observations in classic buckets.
 //!
-//! The bounds reach from what hardware can do to what a test guest under emulation needs: on an emulated machine most
-//! look-ups take between 0.1 ms and 4 ms, and a PCI device's page request is answered by the kernel alone within
-//! microseconds. Prometheus makes quantiles within a bucket by a straight line, so that steps of 2 to 2.5 keep them within
-//! a half of what is true.
+//! The bounds reach from what hardware can do to what a test guest under emulation needs: in one (`cargo xtask test --only
+//! serve-built-7.3`, 60 faults) 49 look-ups took up to 10 µs, the slowest up to 10 ms, and the mirror's own 53 times up to
+//! 1 µs. Prometheus draws a straight line within a bucket, so steps of 2 to 2.5 tell a quantile no worse than that.
 
 /// What the buckets are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

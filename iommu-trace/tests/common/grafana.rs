@@ -86,21 +86,23 @@ impl Panels {
 const SOURCE: &str = "${datasource}";
 
 fn variable(name: &str, label: &str, query: &str, many: bool) -> Value {
-    json!({
+    let mut variable = json!({
         "name": name,
         "label": label,
         "type": "query",
         "datasource": {"type": "prometheus", "uid": SOURCE},
-        "definition": query,
         "query": {"query": query, "refId": format!("variable-{name}")},
         "refresh": 2,
         "sort": 1,
         "multi": many,
         "includeAll": many,
-        "allValue": if many { json!(".+") } else { Value::Null },
         "current": if many { json!({"selected": true, "text": ["All"], "value": ["$__all"]}) } else { json!({}) },
         "hide": 0,
-    })
+    });
+    if many {
+        variable["allValue"] = json!(".+");
+    }
+    variable
 }
 
 impl Dashboard {
