@@ -8,14 +8,14 @@ mod stream;
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{event::Event, model::Features, probes::ProbeStatus};
 
 pub use stream::{Stream, StreamControl, spawn};
 
 /// What is known of a source before its first event.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInfo {
     /// `uname -r` of the traced kernel.
     pub kernel: String,
@@ -88,6 +88,9 @@ pub struct Frame {
 pub trait Stacks: Send + Sync {
     /// The frames of a stack, innermost first; empty when it is unknown.
     fn frames(&self, id: u32) -> Vec<Frame>;
+
+    /// Reads now what can only be read with privileges that are about to be dropped.
+    fn prepare(&self) {}
 }
 
 /// No stacks at all.

@@ -5,6 +5,8 @@ mod broken;
 mod clean;
 mod compare;
 mod lifecycle;
+mod recorded;
+mod serve;
 mod session;
 mod trace;
 mod traced;
@@ -131,7 +133,18 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, clean::TESTS, broken::TESTS].into_iter().flatten()
+    [
+        boot::TESTS,
+        traced::TESTS,
+        recorded::TESTS,
+        lifecycle::TESTS,
+        serve::TESTS,
+        usage::TESTS,
+        clean::TESTS,
+        broken::TESTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]
