@@ -49,6 +49,7 @@ mod rules;
 pub mod span;
 mod table;
 pub mod testing;
+mod underway;
 mod violation;
 
 #[cfg(test)]
@@ -62,6 +63,7 @@ pub use latency::{Latencies, LatencyKey, LatencySet, Measure};
 pub use mirror::{Attachment, Content, Device, Group, Mirror, Slot, SlotKey};
 pub use options::{Clock, ModelOptions, ProbeSet};
 pub use rules::{RULES, Rule, RuleId, RuleSet, UnknownRule};
+pub use underway::Changing;
 pub use violation::{Evidence, Severity, Subject, Violation};
 
 use self::{

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{Batch, Progress, Source, SourceInfo, Stacks};
+use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
 
 /// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
 /// there is counted by the BPF side.
@@ -29,16 +29,32 @@ pub struct Stream {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Asks a source to stop, from any task.
-#[derive(Clone)]
+/// Asks a source to stop, or what it costs, from any task.
+#[derive(Clone, Default)]
 pub struct StreamControl {
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+/// What the reader and those who ask share.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    ask_cost: AtomicBool,
+    cost: Mutex<Option<Cost>>,
 }
 
 impl StreamControl {
+    /// What the source has cost, as it was when this was last asked: the reader, which alone can tell, is asked for the
+    /// next time. `None` until it has told.
+    #[must_use]
+    pub fn cost(&self) -> Option<Cost> {
+        self.shared.ask_cost.store(true, Ordering::Release);
+        self.shared.cost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Asks the source to stop. What it has still to give comes through the stream, which then ends.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
     }
 }
 
@@ -90,24 +106,27 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let info = Arc::new(source.info().clone());
     let stacks = source.stacks();
     let (sender, batches) = mpsc::channel(BACKLOG);
-    let control = StreamControl { stop: Arc::new(AtomicBool::new(false)) };
-    let stop = Arc::clone(&control.stop);
+    let control = StreamControl::default();
+    let shared = Arc::clone(&control.shared);
     let thread = std::thread::Builder::new()
         .name("iommu-trace-src".into())
-        .spawn(move || read(source, &sender, &stop))
+        .spawn(move || read(source, &sender, &shared))
         .context("cannot start the thread that reads events")?;
     Ok(Stream { info, stacks, batches, control, thread: Some(thread) })
 }
 
-fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool) {
+fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {
     let mut stopped = false;
     loop {
-        if !stopped && (stop.load(Ordering::Acquire) || sender.is_closed()) {
+        if !stopped && (shared.stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;
             if let Err(error) = source.stop() {
                 let _ = sender.blocking_send(Err(error));
                 return;
             }
+        }
+        if shared.ask_cost.swap(false, Ordering::AcqRel) {
+            *shared.cost.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.cost());
         }
         let mut batch = Batch::default();
         match source.poll(POLL, &mut batch) {
