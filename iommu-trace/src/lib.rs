@@ -8,3 +8,4 @@ pub mod model;
 pub mod output;
 pub mod probes;
 pub mod source;
+pub mod tui;

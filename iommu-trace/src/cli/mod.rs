@@ -19,6 +19,7 @@ mod run;
 mod session;
 mod signals;
 mod source;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Trace(Box<trace::Trace>),
+    Top(Box<top::Top>),
     Check(Box<check::Check>),
     Handles(handles::Handles),
     Doctor(doctor::Doctor),
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Trace(trace) => trace.run(),
+        Command::Top(top) => top.run(),
         Command::Check(check) => check.run(),
         Command::Handles(handles) => handles.run(),
         Command::Doctor(doctor) => doctor.run(),
