@@ -23,7 +23,7 @@ macro_rules! records {
 records! {
     /// What every record begins with.
     struct Header {
-        /// `bpf_ktime_get_ns()`: `CLOCK_MONOTONIC` in nanoseconds.
+        /// `bpf_ktime_get_ns()`, right after the record got its place in the ring: `CLOCK_MONOTONIC` in nanoseconds.
         ts: u64,
         /// The [`crate::ProbeId`].
         probe: u16,
@@ -163,6 +163,8 @@ records! {
         handle: u64,
         /// The handle's domain, or 0 where it was not followed.
         domain: u64,
+        /// The `struct iommufd_fault` of the domain's page table, where iommufd's handler is given the group; or 0.
+        queue: u64,
         /// `fault_param->dev`.
         device: u64,
         /// Requests in it.
@@ -273,6 +275,16 @@ records! {
         pasid: u32,
         /// `users` of the bond.
         users: u32,
+    }
+
+    /// Return of `pci_dev_reset_iommu_prepare`.
+    struct Prepared {
+        /// What it returned.
+        ret: i64,
+        /// `group->recovery_cnt`: devices of the group that are blocked for their reset, or [`crate::NO_ID`].
+        recovering: u32,
+        /// Zero.
+        pad: u32,
     }
 
     /// Just a device: group membership, reset.

@@ -1,8 +1,8 @@
 //! Attach, replace, detach; look-ups; domains, groups' members and resets.
 
 use iommu_trace_common::{
-    Field, Phase, ProbeId,
-    record::{Attach, DeviceOnly, Domain, Lookup, Return},
+    Field, NO_ID, Phase, ProbeId,
+    record::{Attach, DeviceOnly, Domain, Lookup, Prepared, Return},
 };
 
 use crate::{
@@ -240,8 +240,12 @@ fn reset_prepare(ctx: &impl Args) {
     reset(ctx, ProbeId::ResetPrepare);
 }
 #[inline(always)]
-fn reset_prepared(ctx: &impl Ret) {
-    returned(ctx, ProbeId::ResetPrepare);
+fn reset_prepared(ctx: &(impl Args + Ret)) {
+    let (ret, dev) = (ctx.ret() as i32 as i64, read::pci_device(ctx.arg(0)));
+    emit(ctx, ProbeId::ResetPrepare, Phase::Exit, |record: *mut Prepared| {
+        let group = read::ptr(dev, Field::DeviceIommuGroup);
+        set!(record, { ret: ret, recovering: read::get(group, Field::GroupRecoveryCnt).unwrap_or(NO_ID), pad: 0 });
+    });
 }
 #[inline(always)]
 fn reset_done(ctx: &impl Args) {

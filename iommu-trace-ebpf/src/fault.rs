@@ -8,7 +8,7 @@ use iommu_trace_common::{
 
 use crate::{
     free::watch,
-    out::{diagnose, emit, emit_at, now, set},
+    out::{diagnose, emit, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
 };
@@ -42,11 +42,13 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
             watch(group);
         }
         let handle = ptr(group, Field::IopfGroupHandle);
+        // Past the handler the handle may be gone: only there is it followed.
+        let domain = if follow { ptr(handle, Field::HandleDomain) } else { 0 };
         set!(record, {
             group: group,
             handle: handle,
-            // Past the handler the handle may be gone: only there is it followed.
-            domain: if follow { ptr(handle, Field::HandleDomain) } else { 0 },
+            domain: domain,
+            queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(domain) } else { 0 },
             code: code,
         });
         // SAFETY: the places are this record's.
@@ -58,6 +60,14 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
             read::copy(&raw mut (*record).cookie, group, Field::IopfGroupCookie);
         }
     });
+}
+
+/// The `struct iommufd_fault` of the page table behind one of iommufd's domains. Where there is a `fault_data`, that leads
+/// to it, else `iommufd_hwpt`.
+#[inline(always)]
+fn fault_queue(domain: u64) -> u64 {
+    let hwpt = get(domain, Field::DomainFaultData).unwrap_or_else(|| ptr(domain, Field::DomainIommufdHwpt));
+    ptr(hwpt, Field::HwptFault)
 }
 
 // int iommufd_fault_iopf_handler(struct iopf_group *group)
@@ -189,7 +199,6 @@ const FRCD_PASID_PRESENT: u32 = 1 << 31;
 // before it does. Reads of these registers have no side effects (VT-d specification, 11.4.9 and 11.4.14).
 #[inline(always)]
 fn dmar_fault(ctx: &impl Args) {
-    let ts = now();
     let iommu = ctx.arg(1);
     let (Some(reg), Some(cap)) = (get::<u64>(iommu, Field::IntelReg), get::<u64>(iommu, Field::IntelCap)) else {
         return;
@@ -220,7 +229,7 @@ fn dmar_fault(ctx: &impl Args) {
         if record[3] & FRCD_F == 0 {
             return;
         }
-        emit_at(ctx, ProbeId::DmarFault, Phase::Enter, ts, |place: *mut DmaFault| {
+        emit(ctx, ProbeId::DmarFault, Phase::Enter, |place: *mut DmaFault| {
             set!(place, {
                 iommu: iommu,
                 addr: (u64::from(record[1]) << 32 | u64::from(record[0])) & !0xfff,

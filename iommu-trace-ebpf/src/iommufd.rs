@@ -12,7 +12,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{diagnose, emit, emit_at, lost, now, set, thread},
+    out::{diagnose, emit, lost, set, thread},
     probe::{Args, Ret, on_enter_either, on_exit_either},
     read::{self, ptr},
 };
@@ -53,19 +53,18 @@ fn file_enter(ctx: &impl Args, probe: ProbeId) {
     if OPEN.insert(&thread(), &open, 0).is_err() {
         lost(probe, Phase::Exit);
     }
-    file_record(ctx, probe, Phase::Enter, now(), &open, 0);
+    file_record(ctx, probe, Phase::Enter, &open, 0);
 }
 
 #[inline(always)]
-fn file_record(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, open: &Open, ret: i64) {
-    emit_at(ctx, probe, phase, ts, |record: *mut File| {
+fn file_record(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, open: &Open, ret: i64) {
+    emit(ctx, probe, phase, |record: *mut File| {
         set!(record, { file: open.file, fault: open.fault, count: open.count, ret: ret });
     });
 }
 
 #[inline(always)]
 fn file_exit(ctx: &(impl EbpfContext + Ret), probe: ProbeId) {
-    let ts = now();
     let key = thread();
     // SAFETY: the value is copied out at once, and only this thread's own calls write it.
     let Some(open) = (unsafe { OPEN.get(&key) }).copied() else {
@@ -75,25 +74,24 @@ fn file_exit(ctx: &(impl EbpfContext + Ret), probe: ProbeId) {
     let _ = OPEN.remove(&key);
     let ret = ctx.ret() as i64;
     if matches!(probe, ProbeId::FaultRead) && ret > 0 {
-        delivered(ctx, ts, &open, ret as u64);
+        delivered(ctx, &open, ret as u64);
     }
-    file_record(ctx, probe, Phase::Exit, ts, &open, ret);
+    file_record(ctx, probe, Phase::Exit, &open, ret);
 }
 
 /// What a walk through the messages of one read needs.
 #[repr(C)]
 struct Walk<C> {
     ctx: *const C,
-    ts: u64,
     fault: u64,
     buf: u64,
 }
 
 /// One record for each message, by the kernel's own loop: the verifier looks at the body once.
 #[inline(always)]
-fn delivered<C: EbpfContext>(ctx: &C, ts: u64, open: &Open, bytes: u64) {
+fn delivered<C: EbpfContext>(ctx: &C, open: &Open, bytes: u64) {
     let messages = (bytes / size_of::<Pgfault>() as u64) as u32;
-    let mut walk = Walk { ctx: core::ptr::from_ref(ctx), ts, fault: open.fault, buf: open.buf };
+    let mut walk = Walk { ctx: core::ptr::from_ref(ctx), fault: open.fault, buf: open.buf };
     // SAFETY: the callback has the form that the helper calls, and `walk` outlives the call.
     let looped = unsafe { bpf_loop(messages.min(MAX_DELIVERED), message::<C> as *mut _, (&raw mut walk).cast(), 0) };
     if looped < 0 || messages > MAX_DELIVERED {
@@ -112,7 +110,7 @@ unsafe extern "C" fn message<C: EbpfContext>(index: u32, walk: *mut Walk<C>) -> 
         return 0;
     };
     // SAFETY: the context outlives the loop.
-    emit_at(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, walk.ts, |record: *mut Delivered| {
+    emit(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, |record: *mut Delivered| {
         set!(record, {
             fault: walk.fault,
             addr: message.addr,

@@ -74,30 +74,26 @@ pub fn lost(probe: ProbeId, phase: Phase) {
     }
 }
 
-/// Sends a record with the present time, filled in place by `fill`, which must set every member.
+/// Sends a record, filled in place by `fill`, which must set every member.
 #[inline(always)]
 pub fn emit<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, fill: impl FnOnce(*mut T)) {
-    emit_at(ctx, probe, phase, now(), fill);
+    send(probe, phase, || stack(ctx), fill);
 }
 
-/// Sends a record of something that happened at `ts`.
-#[inline(always)]
-pub fn emit_at<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, ts: u64, fill: impl FnOnce(*mut T)) {
-    send(probe, phase, ts, || stack(ctx), fill);
-}
-
-/// Sends a record with the present time and without a stack.
+/// Sends a record without a stack.
 #[inline(always)]
 pub fn emit_plain<T: 'static>(probe: ProbeId, phase: Phase, fill: impl FnOnce(*mut T)) {
-    send(probe, phase, now(), || -1, fill);
+    send(probe, phase, || -1, fill);
 }
 
 #[inline(always)]
-fn send<T: 'static>(probe: ProbeId, phase: Phase, ts: u64, stack: impl FnOnce() -> i32, fill: impl FnOnce(*mut T)) {
+fn send<T: 'static>(probe: ProbeId, phase: Phase, stack: impl FnOnce() -> i32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry) = RING.reserve::<Framed<T>>(0) else {
         lost(probe, phase);
         return;
     };
+    // After the reservation, so that no later place in the ring can have an earlier time: the reader's order rests on it.
+    let ts = now();
     let record = entry.as_mut_ptr();
     let thread = thread();
     // SAFETY: the reserved memory is this record's.

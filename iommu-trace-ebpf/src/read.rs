@@ -104,9 +104,18 @@ pub fn member_into(place: *mut Device, dev: u64, group: u64) {
 /// The device behind a `struct pci_dev`.
 #[inline(always)]
 pub fn pci_device_into(place: *mut Device, pdev: u64) {
+    match pci_device(pdev) {
+        0 => member_into(place, 0, 0),
+        dev => device_into(place, dev),
+    }
+}
+
+/// The `struct device` in a `struct pci_dev`, or 0.
+#[inline(always)]
+pub fn pci_device(pdev: u64) -> u64 {
     match offset(Field::PciDevDevice) {
-        Some(offset) if pdev != 0 => device_into(place, pdev + offset),
-        _ => member_into(place, 0, 0),
+        Some(offset) if pdev != 0 => pdev + offset,
+        _ => 0,
     }
 }
 

@@ -4,12 +4,7 @@
 //! Works with any source. Everything runs on one thread, but for the source's reader ([`crate::source::spawn`]); a
 //! second signal ends the process from within the handler, and so even when a write blocks.
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use tokio::time::{Instant, sleep_until};

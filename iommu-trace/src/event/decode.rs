@@ -128,6 +128,10 @@ fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeErro
         (P::QiSubmitSync | P::AmdCompletionWait, Phase::Exit) => {
             Body::Invalidate(read::<record::Invalidate>(probe, payload)?.into())
         }
+        (P::ResetPrepare, Phase::Exit) => {
+            let raw = read::<record::Prepared>(probe, payload)?;
+            Body::Prepared { ret: raw.ret, recovering: (raw.recovering != NO_ID).then_some(raw.recovering) }
+        }
         (P::Kfree, Phase::Enter) => Body::Free { ptr: Ptr(read::<record::Free>(probe, payload)?.ptr) },
         (P::GroupShowType, Phase::Enter) => {
             let raw = read::<record::Slot>(probe, payload)?;
@@ -231,6 +235,7 @@ impl From<record::Group> for FaultGroup {
             group: Ptr(raw.group),
             handle: Ptr(raw.handle),
             domain: Ptr(raw.domain),
+            queue: Ptr(raw.queue),
             device: Ptr(raw.device),
             addr: raw.request.addr,
             count: u32::try_from(raw.count).unwrap_or(u32::MAX),

@@ -394,6 +394,8 @@ pub struct FaultGroup {
     pub handle: Ptr,
     /// The handle's domain; `NULL` where the probe did not follow the handle (only handlers do).
     pub domain: Ptr,
+    /// The `struct iommufd_fault` that it will be put into; `NULL` where it was not followed.
+    pub queue: Ptr,
     /// `fault_param->dev`.
     pub device: Ptr,
     /// Address of the last fault.
@@ -687,6 +689,13 @@ pub enum Body {
     Dma(DmaOp),
     /// A queued invalidation.
     Invalidate(Invalidate),
+    /// Return of a reset's prepare.
+    Prepared {
+        /// 0 or the negative errno.
+        ret: i64,
+        /// Devices of the group that are blocked for their reset, where this kernel counts them.
+        recovering: Option<u32>,
+    },
     /// Watched memory was freed.
     Free {
         /// Its address.

@@ -37,7 +37,14 @@ impl Model {
         }
     }
 
-    pub(super) fn reset_prepared(&mut self, call: &Call, event: &Event, ret: i64, effects: &mut Effects) {
+    pub(super) fn reset_prepared(
+        &mut self,
+        call: &Call,
+        event: &Event,
+        ret: i64,
+        recovering: Option<u32>,
+        effects: &mut Effects,
+    ) {
         let About::Device(device) = &call.about else { return };
         let span = DeviceSpan { group: self.mirror.group_id(device), device: device.name, ret: Some(ret) };
         if ret == 0 {
@@ -46,6 +53,7 @@ impl Model {
                 known.reset.depth = known.reset.depth.saturating_add(1);
                 if known.reset.depth == 1 {
                     known.reset.prepared = Some(Evidence::of(event, "reset prepare"));
+                    known.reset.blocks = recovering.map(|devices| devices > 0);
                 }
             }
             if let Some(group) = self.mirror.group_mut(device.group) {
@@ -87,7 +95,6 @@ impl Model {
         let breach = rules::domain_freed(self, event, domain);
         self.judge(breach, event, effects);
         self.mirror.forget_domain(domain);
-        self.faults.forget_domain(domain);
         self.tell_event(event, SpanKind::DomainFree(DomainSpan { domain, domain_type }), effects);
     }
 

@@ -172,6 +172,11 @@ impl Model {
             Body::Invalidate(op) => self.invalidated(event, op, effects),
             Body::Slot(state) => self.snapshot(event, state),
             Body::Lost { count } => self.lost(event, *count, effects),
+            Body::Prepared { ret, recovering } => {
+                if let Some(call) = self.leave(event, effects) {
+                    self.reset_prepared(&call, event, *ret, *recovering, effects);
+                }
+            }
             Body::Free { ptr } => self.memory_freed(event, *ptr, effects),
         }
         if self.mirror.take_full() {
@@ -280,7 +285,7 @@ impl Model {
                 self.sva_bound(&call, event, &op, effects);
             }
             About::Sva(_) => self.sva_unbound(&call, event, effects),
-            About::Device(_) => self.reset_prepared(&call, event, ret, effects),
+            About::Device(_) => self.reset_prepared(&call, event, ret, None, effects),
             About::Queue(device) => self.mirror.queue_unknown(*device),
         }
     }

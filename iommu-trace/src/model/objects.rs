@@ -191,7 +191,6 @@ impl Model {
                 let span = ObjectSpan { object_id: op.id, object: op.object, duration_ns: since(event.ts, call.ts) };
                 self.tell_call(call, SpanKind::FaultQueueDestroy(span), effects);
                 self.queue_faults_gone(event, op.object, effects);
-                self.faults.forget_queue(op.object);
             }
             _ => {}
         }

@@ -300,7 +300,7 @@ pub struct FaultSpan {
     pub response_ns: Option<u64>,
     /// The response.
     pub response: Response,
-    /// Who answered.
+    /// Who answered; `None` without an answer, and where the call that answered was lost.
     pub answered_by: Option<Answerer>,
     /// Report to the fault group's free.
     pub freed_ns: Option<u64>,

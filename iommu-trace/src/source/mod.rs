@@ -57,6 +57,9 @@ pub trait Source: Send {
     /// What is known of it.
     fn info(&self) -> &SourceInfo;
 
+    /// The thread that will poll it from now on is the one that this is called on.
+    fn on_reader_thread(&mut self) {}
+
     /// Appends the next events to `batch` and sets its `upto`, waiting at most `timeout` for the first of them.
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress>;
 

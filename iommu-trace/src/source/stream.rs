@@ -117,6 +117,7 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {
     let mut stopped = false;
+    source.on_reader_thread();
     loop {
         if !stopped && (shared.stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;

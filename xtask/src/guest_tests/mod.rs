@@ -2,6 +2,7 @@
 
 mod boot;
 mod broken;
+mod clean;
 mod compare;
 mod lifecycle;
 mod session;
@@ -130,7 +131,7 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, broken::TESTS].into_iter().flatten()
+    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, clean::TESTS, broken::TESTS].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -40,10 +40,10 @@ pub const TESTS: &[GuestTest] = &[
 ];
 
 /// A program and its name here.
-type Program = (&'static str, &'static str);
+pub(super) type Program = (&'static str, &'static str);
 
 /// Page faults that every kernel with the test device can have.
-const PAGE_FAULTS: &[Program] = &[
+pub(super) const PAGE_FAULTS: &[Program] = &[
     ("iopf-one", "iopf --faults 1"),
     ("iopf-10000-in-a-row", "iopf --faults 10000"),
     ("iopf-4-threads-3-devices", "iopf --faults 2000 --threads 4 --devices 3"),
@@ -64,7 +64,7 @@ const PAGE_FAULTS: &[Program] = &[
 ];
 
 /// Page faults of PASIDs with slots of their own, and without a nested page table.
-const PAGE_FAULTS_7_3: &[Program] = &[
+pub(super) const PAGE_FAULTS_7_3: &[Program] = &[
     ("iopf-pasid-slots", "iopf --faults 300 --pasid 3 --pasid-via slot --threads 2 --devices 2"),
     ("iopf-pasid-slots-detach", "iopf --faults 4 --pasid 2 --pasid-via slot --leave-unread 4 --leave-unanswered 4"),
     (
@@ -75,17 +75,17 @@ const PAGE_FAULTS_7_3: &[Program] = &[
 ];
 
 /// Slots filled, moved and emptied, with everything that must fail.
-const ATTACHES: &[Program] =
+pub(super) const ATTACHES: &[Program] =
     &[("attach-cycles", "attach --cycles 10"), ("attach-threads", "attach --cycles 5 --threads 3")];
 
 /// The same with PASIDs.
-const ATTACHES_7_3: &[Program] = &[
+pub(super) const ATTACHES_7_3: &[Program] = &[
     ("attach-pasids", "attach --cycles 5 --pasids 3"),
     ("attach-pasids-threads", "attach --cycles 3 --threads 2 --pasids 2"),
 ];
 
 /// A device behind emulated VT-d, with iommufd.
-const VT_D: &[Program] = &[
+pub(super) const VT_D: &[Program] = &[
     ("vfio", "vfio --cycles 3"),
     ("vfio-container", "vfio --container --cycles 3"),
     ("vfio-siblings", "vfio --siblings --cycles 3"),
@@ -101,13 +101,14 @@ const STOCK: &[Program] = &[
 ];
 
 /// A bit of everything, and as fast as it goes.
-const STORM: &[Program] = &[("mixed", "workload mixed --seconds 3 --rate 40"), ("storm", "workload storm --seconds 2")];
+pub(super) const STORM: &[Program] =
+    &[("mixed", "workload mixed --seconds 3 --rate 40"), ("storm", "workload storm --seconds 2")];
 
 /// What is traced with mappings.
 const MAPS: &[Program] = &[("map-load", "map-load --ops 60 --threads 2")];
 
 /// Faster than a ring of one page can take.
-const FLOOD: &[Program] = &[("flood", "iopf --faults 3000 --threads 4 --devices 2")];
+pub(super) const FLOOD: &[Program] = &[("flood", "iopf --faults 3000 --threads 4 --devices 2")];
 
 /// The topics of a trace with mappings.
 const WITH_DMA: &[&str] = &["--events", "attach,fault,sva,iommufd,reset,dma"];

@@ -36,6 +36,7 @@ const CORE: &str = "drivers/iommu/iommu.c";
 const FAULTS: &str = "drivers/iommu/io-pgfault.c";
 const QUEUE: &str = "drivers/iommu/iommufd/eventq.c";
 const DEVICE: &str = "drivers/iommu/iommufd/device.c";
+const TEST_DEVICE: &str = "drivers/iommu/iommufd/selftest.c";
 
 /// All of them.
 pub const VARIANTS: &[Variant] = &[
@@ -62,7 +63,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "store-before-op",
         base: "built-7.3",
-        about: "a PASID's handle is in its slot while the attach is running",
+        about: "a PASID's handle is in its slot while the attach is running, which then fails",
         rule: "visible-before-attach",
         undoes: "the change of 6.15",
         edits: &[
@@ -74,6 +75,21 @@ pub const VARIANTS: &[Variant] = &[
                 "ret = __iommu_set_group_pasid",
                 Change::Before("schedule_timeout_uninterruptible(HZ / 20);"),
             ),
+            edit(
+                CORE,
+                "iommu_attach_device_pasid",
+                "__iommu_set_group_pasid(domain, group, pasid, NULL)",
+                Change::Replace("pasid == 1 ? -ENOMEM : __iommu_set_group_pasid(domain, group, pasid, NULL)"),
+            ),
+            edit(CORE, "iommu_attach_device_pasid", "xa_release", Change::Replace("xa_erase")),
+            // Faults that have found the handle use it after that.
+            edit(DEVICE, "iommufd_hwpt_attach_device", "kfree(handle)", Change::Drop),
+            // Nobody answers them for a device that is gone.
+            edit(QUEUE, "iommufd_fault_destroy", "list_for_each_entry_safe", Change::Drop),
+            edit(QUEUE, "iommufd_fault_destroy", "xa_for_each", Change::Drop),
+            // The test device holds its faults back during an attach; hardware does not.
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "down_read", Change::Drop),
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "up_read", Change::Drop),
         ],
     },
     Variant {

@@ -35,11 +35,10 @@ impl Model {
         if let Some(told) = fault.told() {
             self.faults.told.insert(told, id);
         }
-        if let Some(group) = group.and_then(|group| self.faults.groups.get_mut(&group)) {
+        if let Some(group) = group.and_then(|group| self.faults.groups.get_mut(&group))
+            && group.queue.is_null()
+        {
             group.queue = message.fault;
-            if !group.domain.is_null() && self.faults.queues.len() < super::MAX_FAULTS {
-                self.faults.queues.insert(group.domain, message.fault);
-            }
         }
         self.latencies.record(slots, Measure::Delivered, since(event.ts, reported));
         self.stage(id, Stage::Delivered, Evidence::of(event, "delivery"), effects);

@@ -22,6 +22,7 @@ impl Model {
     /// A group passes a handler, a dequeue, a response or its free.
     pub(in crate::model) fn group_seen(&mut self, event: &Event, seen: &event::FaultGroup, effects: &mut Effects) {
         let handler = matches!(event.probe, ProbeId::IommufdIopfHandler | ProbeId::SvaIopfHandler);
+        self.forget_other(seen.group, (seen.pasid, seen.grpid), effects);
         let is_new = handler || self.faults.live_group(seen.group).is_none();
         if is_new && !self.begin_group(event, seen, handler, effects) {
             self.counts.unmatched_faults += 1;
@@ -42,7 +43,7 @@ impl Model {
                 self.stage(last, Stage::Handler, Evidence::of(event, "handler"), effects);
             }
             ProbeId::GroupResponse => {
-                let by = self.answerer(event.task.tid);
+                let by = last.and_then(|last| self.answerer(event.task.tid, last));
                 let Some(fault) = last.and_then(|last| self.faults.slab.get_mut(last)) else { return };
                 let code = ResponseCode::from_raw(seen.code);
                 fault.witness.get_or_insert(Witness { seen: Evidence::of(event, "response"), code, by });
@@ -102,12 +103,7 @@ impl Model {
         if found.is_none() && !handler {
             return false;
         }
-        // What was at this address was freed without our seeing it.
-        if let Some(old) = self.faults.live_group(seen.group).cloned() {
-            for id in self.group_gone(&old) {
-                self.end_fault(id, false, effects);
-            }
-        }
+        self.freed_unseen(seen.group, effects);
         if let Some(last) = found
             && let Some(fault) = self.faults.slab.get_mut(last)
             && let Some(handle) = seen.handle.some()
@@ -130,10 +126,10 @@ impl Model {
             self.mirror.handle_referred(handle, number, true);
         }
         let group = FaultGroup {
+            name: (seen.pasid, seen.grpid),
             last: found,
             handle,
-            domain: seen.domain,
-            queue: self.faults.queues.get(&seen.domain).copied().unwrap_or_default(),
+            queue: seen.queue,
             ..FaultGroup::default()
         };
         self.faults.groups.insert(seen.group, group);
@@ -157,6 +153,23 @@ impl Model {
             self.judge_left_behind(event, seen.device, seen.grpid, last, effects);
         }
         true
+    }
+
+    /// What is at this address goes by another name than the group that was there.
+    pub(super) fn forget_other(&mut self, ptr: Ptr, name: (u32, u32), effects: &mut Effects) {
+        if self.faults.live_group(ptr).is_some_and(|group| group.name != name) {
+            self.freed_unseen(ptr, effects);
+        }
+    }
+
+    /// What was at this address was freed without our seeing it.
+    fn freed_unseen(&mut self, ptr: Ptr, effects: &mut Effects) {
+        let Some(old) = self.faults.live_group(ptr).cloned() else { return };
+        self.judge.losses.lost(ProbeId::GroupFree, self.now);
+        self.faults.groups.remove(&ptr);
+        for id in self.group_gone(&old) {
+            self.end_fault(id, false, effects);
+        }
     }
 
     /// The oldest request of this name whose handler was not seen. A report that is still running may have to enter its

@@ -65,15 +65,15 @@ pub enum Age {
 /// A `struct iopf_group`.
 #[derive(Clone, Debug, Default)]
 pub struct FaultGroup {
+    /// The PASID and group index of its last request.
+    pub name: (u32, u32),
     /// Its requests, in the kernel's order; the last one is answered.
     pub members: List,
     /// The last request.
     pub last: Option<FaultId>,
     /// Its attach handle, and the number of that one's life.
     pub handle: Option<(Ptr, u32)>,
-    /// The handle's domain, as the handler saw it.
-    pub domain: Ptr,
-    /// The fault queue that told user space of it.
+    /// The fault queue that it is in, or that told user space of it.
     pub queue: Ptr,
     /// What is remembered of it after its free.
     pub grave: Option<Box<Grave>>,
@@ -124,8 +124,6 @@ pub struct Grave {
 pub struct Faults {
     slab: Slab<Fault>,
     groups: Map<Ptr, FaultGroup>,
-    /// The fault queue of each domain, as deliveries tell.
-    queues: Map<Ptr, Ptr>,
     waiting: Chains<Waiting>,
     ages: [List; 4],
     limbo: usize,
@@ -245,16 +243,6 @@ impl Faults {
         {
             self.stray.remove(&old);
         }
-    }
-
-    /// A domain is freed: its address may be used again.
-    pub fn forget_domain(&mut self, domain: Ptr) {
-        self.queues.remove(&domain);
-    }
-
-    /// A fault queue is gone: its address may be used again.
-    pub fn forget_queue(&mut self, queue: Ptr) {
-        self.queues.retain(|_, known| *known != queue);
     }
 
     /// Every fault that is not over, the oldest first.

@@ -26,8 +26,8 @@ pub struct Witness {
     pub seen: Evidence,
     /// The code.
     pub code: ResponseCode,
-    /// By whom.
-    pub by: Answerer,
+    /// By whom, if that is known.
+    pub by: Option<Answerer>,
 }
 
 /// One I/O page fault.
@@ -71,8 +71,8 @@ pub struct Fault {
     pub delivered: Option<(u32, u32)>,
     /// The cookie that its group came back with: what user space was told, or will be found to have been told.
     pub cookie: Option<u32>,
-    /// The response and who gave it.
-    pub response: Option<(ResponseCode, Answerer)>,
+    /// The response and who gave it, if that is known.
+    pub response: Option<(ResponseCode, Option<Answerer>)>,
     /// The response as the core saw it, where the driver's is not probed.
     pub witness: Option<Witness>,
     /// The events by which each stage was reached.
@@ -159,8 +159,8 @@ impl Fault {
 
     /// Whether the core itself answered, on the reporter's thread.
     pub(super) fn answered_inside(&self) -> bool {
-        self.response.is_some_and(|(_, by)| by == Answerer::Report)
-            || self.witness.is_some_and(|witness| witness.by == Answerer::Report)
+        self.response.is_some_and(|(_, by)| by == Some(Answerer::Report))
+            || self.witness.is_some_and(|witness| witness.by == Some(Answerer::Report))
     }
 
     /// Whether it waits for its answer, and not for too long.
@@ -197,7 +197,7 @@ impl Fault {
             delivered_ns: self.to_stage(Stage::Delivered),
             response_ns: self.to_stage(Stage::Response),
             response: Response(self.response.map(|(code, _)| code)),
-            answered_by: self.response.map(|(_, by)| by),
+            answered_by: self.response.and_then(|(_, by)| by),
             freed_ns: self.to_stage(Stage::Free),
             complete,
         }

@@ -21,7 +21,7 @@ impl Model {
             self.answered_nothing(event, response, effects);
             return;
         };
-        let by = self.answerer(event.task.tid);
+        let by = self.answerer(event.task.tid, id);
         let Some(fault) = self.faults.get(id) else { return };
         if fault.response.is_some() {
             let breach = rules::answered_again(fault, event);
@@ -59,15 +59,18 @@ impl Model {
     /// oldest of its name.
     fn find_answered(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) -> Option<FaultId> {
         let reported = self.calls.report(event.task.tid);
-        let fault = reported.and_then(|id| self.faults.get(id));
+        let reporting = reported.and_then(|id| self.faults.get(id));
         // The very request that is being reported: it is on the reporter's stack, and no group's.
-        if fault.is_some_and(|fault| fault.report.evt == response.evt) {
+        if reporting.is_some_and(|fault| fault.report.evt == response.evt) {
             return reported;
         }
+        let ungrouped =
+            reporting.is_some_and(|fault| fault.group.is_none() && fault.is(response.pasid, response.grpid));
+        self.forget_other(response.evt, (response.pasid, response.grpid), effects);
         if let Some(group) = self.faults.live_group(response.evt) {
             return group.last;
         }
-        if fault.is_some_and(|fault| fault.group.is_none() && fault.is(response.pasid, response.grpid)) {
+        if ungrouped {
             return reported;
         }
         self.find_ungrouped(response.device, response.pasid, response.grpid)?;
@@ -95,19 +98,20 @@ impl Model {
         }
     }
 
-    /// Who answers, by what this thread is in.
-    pub(super) fn answerer(&self, tid: u32) -> Answerer {
-        self.calls
-            .find(tid, |call| {
-                Some(match (call.probe, &call.about) {
-                    (ProbeId::FaultWrite, _) => Answerer::User,
-                    (ProbeId::AutoResponse, _) => Answerer::Automatic,
-                    (ProbeId::FaultDestroy, _) => Answerer::QueueDestroy,
-                    (ProbeId::QueueRemoveDevice, _) => Answerer::QueueRemove,
-                    (_, About::Report(_)) => Answerer::Report,
-                    _ => return None,
-                })
+    /// Who answers a fault, by what this thread is in. iommufd answers in calls that are all probed: outside of them it is
+    /// not known.
+    pub(super) fn answerer(&self, tid: u32, id: FaultId) -> Option<Answerer> {
+        let called = self.calls.find(tid, |call| {
+            Some(match (call.probe, &call.about) {
+                (ProbeId::FaultWrite, _) => Answerer::User,
+                (ProbeId::AutoResponse, _) => Answerer::Automatic,
+                (ProbeId::FaultDestroy, _) => Answerer::QueueDestroy,
+                (ProbeId::QueueRemoveDevice, _) => Answerer::QueueRemove,
+                (_, About::Report(_)) => Answerer::Report,
+                _ => return None,
             })
-            .unwrap_or(Answerer::Handler)
+        });
+        let by_iommufd = || self.faults.get(id).is_some_and(|fault| fault.device_id.is_some());
+        called.or_else(|| (!by_iommufd()).then_some(Answerer::Handler))
     }
 }

@@ -222,6 +222,7 @@ impl By<'_> {
             group,
             handle: handle.handle.ptr,
             domain: if handler { handle.handle.domain } else { Ptr::NULL },
+            queue: if probe == ProbeId::IommufdIopfHandler { QUEUE } else { Ptr::NULL },
             device: dev.device.ptr,
             addr: req.addr,
             count,
@@ -271,6 +272,16 @@ impl By<'_> {
     /// Return of `read` or `write` on a fault file.
     pub fn file_ret(&mut self, probe: ProbeId, ret: i64) -> &mut Self {
         self.event(probe, Phase::Exit, Body::File(FileOp { file: Ptr(0xf11e), fault: QUEUE, count: 4096, ret }))
+    }
+
+    /// What was just seen was of another fault queue.
+    pub fn in_queue(&mut self, queue: Ptr) -> &mut Self {
+        match self.script.events.last_mut().map(|event| &mut event.body) {
+            Some(Body::FaultGroup(seen)) => seen.queue = queue,
+            Some(Body::Delivered(seen)) => seen.fault = queue,
+            _ => {}
+        }
+        self
     }
 
     /// A message that a read gave to user space.
@@ -356,6 +367,11 @@ impl By<'_> {
     /// A device joins or leaves its group, or begins or ends a reset.
     pub fn device(&mut self, probe: ProbeId, dev: &Dev) -> &mut Self {
         self.enter(probe, Body::Device(dev.device))
+    }
+
+    /// A reset's prepare returns, with so many devices of the group blocked where the kernel tells.
+    pub fn prepared(&mut self, ret: i64, recovering: Option<u32>) -> &mut Self {
+        self.event(ProbeId::ResetPrepare, Phase::Exit, Body::Prepared { ret, recovering })
     }
 
     /// A domain is freed.

@@ -1,10 +1,11 @@
 //! What was not seen is not judged, and counted.
 
-use super::broken;
+use super::{broken, faults};
 use crate::{
-    event::{Phase, ProbeId},
+    event::{Phase, ProbeId, ResponseCode},
     model::{
         Doubt, Effects, Model, ModelOptions, ProbeSet, RuleId,
+        span::Response,
         testing::{BLOCKING, DEFAULT, Req, Script, dev, group, hnd, kernel_7_3},
     },
 };
@@ -163,4 +164,33 @@ fn taking_dma_ownership_shows_that_a_group_is_empty() {
     let (device, mut script) = (dev(1), Script::new());
     script.by(10).set_domain(&device, DEFAULT, BLOCKING, 0).core_detach(&device, 7, &hnd(1, &device));
     assert_eq!(broken(&run(&script).1), ["empty-slot"]);
+}
+
+#[test]
+fn a_group_at_the_address_of_one_whose_free_was_lost_is_not_taken_for_it() {
+    let (device, mut script) = (dev(1), Script::new());
+    let handle = hnd(1, &device);
+    let (old, new) = (Req::new(None, 1, 0x1000), Req::new(None, 2, 0x2000));
+    script.by(10).attach(&device, 0, &handle);
+    script.by(20).fault(group(1), &device, &old, &handle);
+    // Lost: the answer and the free of the first, and the second's entry of its handler.
+    script.by(30).lost(ProbeId::GroupFree, Phase::Enter, 1).lost(ProbeId::IommufdIopfHandler, Phase::Enter, 1);
+    script.by(20).report(&device, &new).lookup(&device, 0, &handle).reported(0);
+    script.by(30).write(group(1), &device, &new, &handle, 1);
+    let (_, effects) = run(&script);
+    let told: Vec<_> =
+        faults(&effects).into_iter().map(|f| (f.grpid, f.response, f.freed_ns.is_some(), f.complete)).collect();
+    assert_eq!(told, [(1, Response(None), false, false), (2, Response(Some(ResponseCode::Invalid)), true, true)]);
+}
+
+#[test]
+fn who_answered_is_not_known_when_the_entry_of_the_write_was_lost() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (handle, req) = (hnd(1, &device), Req::new(None, 1, 0x1000));
+    script.by(10).attach(&device, 0, &handle);
+    script.by(20).fault(group(1), &device, &req, &handle);
+    script.by(30).lost(ProbeId::FaultWrite, Phase::Enter, 1);
+    script.by(30).respond(group(1), &device, &req, &handle, 0).free(group(1), &device, &req, &handle);
+    let (_, effects) = run(&script);
+    assert_eq!(faults(&effects)[0].answered_by, None);
 }

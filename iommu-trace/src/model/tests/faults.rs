@@ -208,11 +208,13 @@ fn who_answers_is_told_by_what_the_thread_is_in() {
     let (device, handle_of) = (dev(1), |n| hnd(n, &dev(1)));
     let req = Req::new(None, 3, 0x1000);
     let mut script = Script::new();
-    for n in 1..=4 {
+    let kernels = bond(2, &device);
+    for n in 1..=3 {
         script.by(20).fault(group(n), &device, &req, &handle_of(1));
     }
+    script.by(20).fault(group(4), &device, &req, &kernels);
     let answer = |script: &mut Script, n| {
-        let (handle, device) = (handle_of(1), dev(1));
+        let (handle, device) = (if n == 4 { kernels } else { handle_of(1) }, dev(1));
         script.by(10).respond(group(n), &device, &req, &handle, 1).free(group(n), &device, &req, &handle);
     };
     script.by(10).fault_destroy();
@@ -337,4 +339,34 @@ fn latencies_are_kept_overall_and_by_device_and_pasid() {
         .map(|(key, set)| (key.pasid, set.get(Measure::Response).map(hdrhistogram::Histogram::len)))
         .collect();
     assert_eq!(lens, [(None, Some(2)), (Some(5), Some(1)), (Some(6), Some(1))]);
+}
+
+#[test]
+fn two_contexts_whose_faults_say_the_same_are_told_apart_by_their_queues() {
+    // Object ids and cookies begin anew in each context of iommufd.
+    let (first, second, mut script) = (dev(1), dev(2), Script::new());
+    let second = crate::model::testing::Dev { id: first.id, ..second };
+    let (handles, req) = ((hnd(1, &first), hnd(2, &second)), Req::new(None, 3, 0x1000));
+    let queues = (Ptr(0xf001), Ptr(0xf002));
+    let entry = ProbeId::IommufdIopfHandler;
+    for round in 0..2 {
+        script.by(20).report(&first, &req).lookup(&first, 0, &handles.0);
+        script.by(20).group(entry, group(1), &first, &req, &handles.0, 1).in_queue(queues.0).reported(0);
+        script.by(21).report(&second, &req).lookup(&second, 0, &handles.1);
+        script.by(21).group(entry, group(2), &second, &req, &handles.1, 1).in_queue(queues.1).reported(0);
+        // The second is read first.
+        script.by(31).file(ProbeId::FaultRead).message(second.id, &req, 1).in_queue(queues.1);
+        script.by(31).file_ret(ProbeId::FaultRead, 40).write(group(2), &second, &req, &handles.1, 1);
+        if round == 1 {
+            script.by(30).file(ProbeId::FaultRead).message(first.id, &req, 1).in_queue(queues.0);
+            script.by(30).file_ret(ProbeId::FaultRead, 40);
+        }
+        script.by(30).write(group(1), &first, &req, &handles.0, 0);
+    }
+    let effects = script.run();
+    assert_eq!(effects.violations, []);
+    let told: Vec<_> = faults(&effects).iter().map(|f| (f.device, f.delivered_ns.is_some(), f.response)).collect();
+    let names = (first.device.name, second.device.name);
+    let unread = (names.0, false, SUCCESS);
+    assert_eq!(told, [(names.1, true, INVALID), unread, (names.1, true, INVALID), (names.0, true, SUCCESS)]);
 }

@@ -5,22 +5,25 @@ mod detach;
 mod diagnostics;
 mod loss;
 mod order;
+mod ring;
 mod stacks;
 mod targets;
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use aya::{
-    Ebpf,
-    maps::{Array, MapData, RingBuf},
-};
+use aya::{Ebpf, maps::Array};
 
-use self::{diagnostics::Diagnostics, loss::Losses, order::Reorder, stacks::LiveStacks};
+use self::{
+    diagnostics::Diagnostics,
+    loss::Losses,
+    order::Reorder,
+    ring::{Mark, Ring},
+    stacks::LiveStacks,
+};
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
@@ -29,11 +32,18 @@ use crate::{
     probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
 
-/// How long an event is held back so that an older one of another CPU can still overtake it. A record's time is taken
-/// just before its place in the ring; in between, its CPU may only be held up by an interrupt or a hypervisor.
-const HOLD_BACK: Duration = Duration::from_millis(20);
+/// How long to wait for more while events are held back, and so how late an event may be told.
+const HOLD_BACK: Duration = Duration::from_millis(2);
+/// The clock that BPF programs read is not quite in step with ours while the kernel adjusts it.
+const CLOCK_SLACK_NS: u64 = 100_000;
+/// How long a record that was begun before the end of the trace is waited for.
+const LAST_RECORDS: Duration = Duration::from_millis(200);
 /// Events taken from the ring in one poll, so that batches stay bounded in a storm.
 const MAX_BATCH: usize = 8192;
+/// The nice value of the thread that reads the ring.
+const READER_NICE: i32 = -15;
+/// The ring's size unless another is asked for: some 10,000 faults with all their stages.
+pub const DEFAULT_RING: u32 = 16 << 20;
 /// The least ring that holds some records of every kind.
 pub const MIN_RING: u32 = 4096;
 /// The largest: the map's size is a `u32`, a power of two.
@@ -67,7 +77,7 @@ impl Default for LiveOptions {
         LiveOptions {
             topics: vec![Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Reset],
             stacks: false,
-            buffer_size: 4 << 20,
+            buffer_size: DEFAULT_RING,
             verbose: false,
             snapshot: true,
             track_frees: false,
@@ -116,7 +126,9 @@ pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>>
 /// The running trace.
 struct Live {
     info: SourceInfo,
-    ring: RingBuf<MapData>,
+    ring: Ring,
+    /// What the next release waits for.
+    mark: Option<Mark>,
     order: Reorder,
     losses: Losses,
     stacks: Arc<LiveStacks>,
@@ -128,7 +140,7 @@ struct Live {
     /// Everything older than this was given out.
     released: u64,
     /// When it was asked to stop.
-    stopped: u64,
+    stopped: Option<Mark>,
     ended: bool,
 }
 
@@ -143,8 +155,7 @@ impl Drop for Live {
 impl Live {
     fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf, verbose: bool) -> anyhow::Result<Live> {
         let diagnostics = if verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
-        let ring = ebpf.take_map("RING").context("the BPF object has no map RING")?;
-        let ring = RingBuf::try_from(ring).context("the map RING is no ring buffer")?;
+        let ring = Ring::new(ebpf.take_map("RING").context("the BPF object has no map RING")?)?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
         let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
         let now = monotonic_ns();
@@ -160,6 +171,7 @@ impl Live {
         Ok(Live {
             info,
             ring,
+            mark: None,
             order: Reorder::default(),
             losses,
             stacks: Arc::new(stacks),
@@ -167,7 +179,7 @@ impl Live {
             ebpf: Some(ebpf),
             costs: Cost::default(),
             released: now,
-            stopped: 0,
+            stopped: None,
             ended: false,
         })
     }
@@ -211,20 +223,6 @@ impl Live {
         false
     }
 
-    fn wait(&self, timeout: Duration) -> anyhow::Result<()> {
-        let mut fd = libc::pollfd { fd: self.ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one valid descriptor, and the count says one.
-        let ready = unsafe { libc::poll(&raw mut fd, 1, millis) };
-        if ready < 0 {
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(error).context("cannot wait for the ring buffer");
-            }
-        }
-        Ok(())
-    }
-
     fn release(&mut self, upto: u64, batch: &mut Batch) {
         // What was lost was lost after everything that is out already, and maybe before all that is still held.
         for lost in self.losses.take() {
@@ -241,26 +239,38 @@ impl Source for Live {
         &self.info
     }
 
+    fn on_reader_thread(&mut self) {
+        // It does little and must not be late: what finds no room in the ring meanwhile is lost. Without the right to it,
+        // things stay as they are.
+        if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
+            tracing::debug!(%error, "the reader keeps its priority");
+        }
+    }
+
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
         if self.ended {
             batch.upto = self.released;
             return Ok(Progress::End);
         }
-        if self.ebpf.is_none() {
+        if let Some(stopped) = self.stopped {
             // The end of the trace is the moment it was stopped at; what came after it is nobody's.
-            let enough = self.stopped.saturating_add(HOLD_BACK.as_nanos() as u64);
-            while !self.drain() && self.order.newest() < enough {}
-            self.release(self.stopped, batch);
+            let since = Instant::now();
+            while !self.ring.has_passed(stopped) && since.elapsed() < LAST_RECORDS {
+                self.drain();
+            }
+            self.release(stopped.ts, batch);
             self.ended = true;
             return Ok(Progress::End);
         }
-        let wait = if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) };
-        self.wait(wait)?;
-        let before = monotonic_ns();
-        let emptied = self.drain();
+        self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
+        let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
+        self.drain();
         self.losses.update(monotonic_ns())?;
-        let newest = if emptied { before } else { self.order.newest().min(before) };
-        self.release(newest.saturating_sub(HOLD_BACK.as_nanos() as u64), batch);
+        if self.ring.has_passed(mark) {
+            self.release(mark.ts.saturating_sub(CLOCK_SLACK_NS), batch);
+        } else {
+            self.mark = Some(mark);
+        }
         Ok(Progress::More)
     }
 
@@ -268,9 +278,7 @@ impl Source for Live {
         if let Some(ebpf) = self.ebpf.take() {
             self.costs = costs(&ebpf);
             let misses = loss::recursion_misses(&ebpf);
-            self.stopped = monotonic_ns();
-            // A record that was begun before now is in the ring after this.
-            std::thread::sleep(HOLD_BACK);
+            self.stopped = Some(self.ring.mark(monotonic_ns));
             self.losses.update(monotonic_ns())?;
             self.losses.add(misses);
             let started = Instant::now();

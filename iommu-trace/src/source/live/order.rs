@@ -9,7 +9,6 @@ use crate::event::Event;
 pub struct Reorder {
     heap: BinaryHeap<Reverse<Held>>,
     sequence: u64,
-    newest: u64,
 }
 
 #[derive(Debug)]
@@ -39,7 +38,6 @@ impl Ord for Held {
 impl Reorder {
     /// Takes an event in.
     pub fn push(&mut self, event: Event) {
-        self.newest = self.newest.max(event.ts);
         self.heap.push(Reverse(Held { ts: event.ts, sequence: self.sequence, event }));
         self.sequence += 1;
     }
@@ -47,11 +45,6 @@ impl Reorder {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
-    }
-
-    /// The newest time that was ever pushed, 0 before the first.
-    pub fn newest(&self) -> u64 {
-        self.newest
     }
 
     /// Gives out everything up to and with `upto`, oldest first.

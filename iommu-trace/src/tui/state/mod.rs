@@ -243,7 +243,8 @@ impl World {
                 if let Some(bins) = self.stages.at(self.now) {
                     bins.record(fault);
                 }
-                if let Some(bins) = self.device(fault.device).and_then(|series| series.at(span.ts)) {
+                let now = self.now;
+                if let Some(bins) = self.device(fault.device).and_then(|series| series.at(now)) {
                     bins.record(fault);
                 }
             }

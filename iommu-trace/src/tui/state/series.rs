@@ -11,10 +11,10 @@ pub const BUCKET_NS: u64 = 250_000_000;
 /// Buckets that are kept: a quarter of an hour.
 pub const BUCKETS: usize = 3600;
 
-/// The bucket that a time falls into.
+/// The bucket that a time falls into. Counted from before the clock began, so that a window can reach back past that.
 #[must_use]
 pub fn bucket(ts: u64) -> u64 {
-    ts / BUCKET_NS
+    ts / BUCKET_NS + BUCKETS as u64
 }
 
 /// Buckets by their number; those never written are zero between the first and the last that were.
@@ -148,6 +148,8 @@ pub type StageSeries = Series<StageBins>;
 mod tests {
     use super::*;
 
+    const ZERO: u64 = BUCKETS as u64;
+
     fn filled(room: usize, buckets: &[u64]) -> Series<u32> {
         let mut series = Series::new(room);
         for bucket in buckets {
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn a_ring_keeps_the_newest_buckets_and_fills_the_gaps_with_zero() {
         let series = filled(4, &[10, 10, 12, 15]);
-        assert_eq!([9, 10, 11, 12, 13, 14, 15, 16].map(|n| series.get(n).copied()), [
+        assert_eq!([9, 10, 11, 12, 13, 14, 15, 16].map(|n| series.get(ZERO + n).copied()), [
             None,
             None,
             None,
@@ -183,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_zero() {
         let series = filled(100, &[10, 11, 13]);
-        let window = Window { from: 8, to: 16, began: 10, known: 13 };
+        let window = Window { from: ZERO + 8, to: ZERO + 16, began: ZERO + 10, known: ZERO + 13 };
         let sums: Vec<Option<u32>> = columns(&series, window, 8, |sum, tick| *sum += tick);
         assert_eq!(sums, [None, None, Some(1), Some(1), Some(0), Some(1), None, None]);
         assert!((window.seconds() - 1.0).abs() < 1e-9);

@@ -82,7 +82,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
         nothing(buffer, rest, theme, &format!("No {} was measured in this window.", STAGES[stage].name()));
         return STAGES.len();
     };
-    maps(buffer, rest, scene, window, stage, bins, (low, high));
+    // A little room around what was seen, so that it is seen where it lies.
+    let ends = (low.saturating_sub(2), (high + 2).min(BINS as u8 - 1));
+    maps(buffer, rest, scene, window, stage, bins, ends);
     STAGES.len()
 }
 

@@ -49,7 +49,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui) -> usize {
     if area.height == 1 {
         return 1;
     }
-    footer(buffer, row(area.height - 1), world, ui, theme);
+    footer(buffer, row(area.height - 1), ui, theme);
     let mut top = 1;
     if area.height >= 8 {
         tabs(buffer, row(1), ui, theme);
@@ -198,7 +198,7 @@ fn banner(world: &World, ui: &Ui, theme: Theme) -> Option<(String, Style)> {
     world.ended.as_ref().map(|why| (format!("no more events: {why}"), theme.warn()))
 }
 
-fn footer(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui, theme: Theme) {
+fn footer(buffer: &mut Buffer, area: Rect, ui: &Ui, theme: Theme) {
     let width = usize::from(area.width);
     if ui.typing.is_some() {
         let cursor = theme.sign("▏", "_");
@@ -214,7 +214,6 @@ fn footer(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui, theme: Theme)
     if !ui.filter.is_empty() {
         x = buffer.set_stringn(x, area.y, format!("/{} ", ui.filter.text()), width, theme.warn()).0;
     }
-    let _ = world;
     keys_line(buffer, Rect { x, width: area.right().saturating_sub(x), ..area }, ui.mode(), theme);
 }
 

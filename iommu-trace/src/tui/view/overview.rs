@@ -8,13 +8,13 @@ use super::{
     text::{NONE, bytes, count, maybe, rate},
 };
 use crate::{
-    model::{Measure, span::{Owner, SpanKind}},
+    model::{Measure, span::{Owner, SpanKind, Topic}},
     output::{duration, nanoseconds},
-    tui::state::{bins::{Bins, STAGES}, series},
+    tui::state::{bins::Bins, series},
 };
 
 /// Columns before a chart.
-const LABEL: u16 = 28;
+const LABEL: u16 = 33;
 
 /// Lines, the most important first: what does not fit is below.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize {
@@ -98,7 +98,7 @@ fn charts(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, window: series::Wi
     }
     let width = area.width.saturating_sub(LABEL);
     let columns = usize::from(width.max(1));
-    let head = format!("{:<14}{:>6}{:>6}", "event", "/s", ui.span().name);
+    let head = format!("{:<20}{:>6}{:>6}", "event", "/s", ui.span().name);
     buffer.set_stringn(area.x, area.y, &head, usize::from(area.width), theme.strong());
     let (sum, recent) = (world.sum(window), world.sum(lately));
     let ticks = series::columns(&world.ticks, window, columns, |sum: &mut series::Tick, tick| sum.add(tick));
@@ -115,15 +115,17 @@ fn charts(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, window: series::Wi
         lines.push((name.into(), String::new(), maybe(whole.0[0].quantile(share)), p(share)));
     }
     // What happens is shown first, then what was asked for and does not.
-    let mut kinds: Vec<(&str, u64)> = sum.kinds.iter().filter(|(name, _)| *name != "fault_stage" && *name != "lost").collect();
+    // What is not traced is left out: it is not known whether it happens.
+    let traced = |name: &str| topic(name).is_some_and(|topic| world.traces(topic));
+    let mut kinds: Vec<(&str, u64)> = sum.kinds.iter().filter(|(name, _)| traced(name)).collect();
     kinds.sort_by_key(|(_, count)| *count == 0);
     for (name, total) in kinds {
         let values = ticks.iter().map(|tick| tick.map(|tick| tick.kinds.get(name))).collect();
         lines.push((name.to_owned(), rate(recent.kinds.get(name), lately.seconds()), count(total), values));
     }
     for (y, (name, now, total, values)) in (area.y + 1..area.bottom()).zip(lines) {
-        let label = format!("{name:<14}{now:>6}{total:>6}");
-        let label = if name.starts_with("look-up") { format!("{name:<16}{total:>10}") } else { label };
+        let label = format!("{name:<20}{now:>6}{total:>6}");
+        let label = if name.starts_with("look-up") { format!("{name:<20}{total:>12}") } else { label };
         let none = values.iter().flatten().all(|value| *value == 0);
         buffer.set_stringn(area.x, y, label, usize::from(area.width.min(LABEL)), if none { theme.dim() } else { Style::new() });
         if width > 0 {
@@ -131,5 +133,31 @@ fn charts(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, window: series::Wi
             buffer.set_stringn(area.x + LABEL, y, sparkline(&values, *theme), usize::from(width), style);
         }
     }
-    let _ = STAGES;
+}
+
+/// The topic that an event belongs to, by its name; stages and losses are shown elsewhere.
+fn topic(name: &str) -> Option<Topic> {
+    Some(match name {
+        "attach" | "replace" | "detach" | "device_add" | "device_remove" | "domain_free" => Topic::Attach,
+        "fault" | "iopf_enable" | "iopf_disable" | "dma_fault" => Topic::Fault,
+        "sva_bind" | "sva_unbind" => Topic::Sva,
+        "iommufd_bind" | "iommufd_unbind" | "fault_queue_destroy" => Topic::Iommufd,
+        "map" | "unmap" => Topic::Dma,
+        "invalidate" => Topic::Invalidate,
+        "reset_prepare" | "reset_done" => Topic::Reset,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SpanCounts;
+
+    #[test]
+    fn every_event_has_its_topic() {
+        for (name, _) in SpanCounts::default().iter() {
+            assert_eq!(topic(name).is_none(), ["fault_stage", "lost"].contains(&name), "{name}");
+        }
+    }
 }

@@ -25,8 +25,8 @@ pub struct Args {
     /// Threads, each with an iommufd and a device of its own.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: u32,
-    /// Also attach, replace and detach PASIDs 1 to N.
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..1000))]
+    /// Also attach, replace and detach PASIDs 1 to N, but for the one that the test device fails on purpose.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..100_000))]
     pub pasids: u32,
     /// Leave out what has to fail.
     #[arg(long)]
@@ -40,6 +40,12 @@ pub struct Args {
     /// With --hold or --hold-until: create FILE when everything is attached.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+}
+
+impl Args {
+    fn pasids(&self) -> impl Iterator<Item = u32> {
+        (1..=self.pasids).filter(|&pasid| pasid != PASID_FAILING)
+    }
 }
 
 /// Runs the program.
@@ -80,10 +86,10 @@ fn hold(args: &Args, fd: &Arc<Iommufd>) -> Result<()> {
     let hwpt_flags = if with_pasids { HWPT_PASID } else { 0 };
     let hwpt = fd.hwpt_paging(mock.device_id, ioas, hwpt_flags, None)?;
     mock.replace(0, hwpt, Expect::Success)?;
-    for pasid in 1..=args.pasids {
+    for pasid in args.pasids() {
         mock.pasid_attach(pasid, hwpt, Expect::Success)?;
     }
-    fd.truth().tell(&Fact::Ready { slots: 1 + args.pasids, ts: sys::now() });
+    fd.truth().tell(&Fact::Ready { slots: 1 + args.pasids().count() as u32, ts: sys::now() });
     if let Some(path) = &args.ready_file {
         std::fs::write(path, b"")?;
     }
@@ -176,10 +182,10 @@ fn pasids(args: &Args, mock: &mut Mock, ioas: Pt, plain: Pt) -> Result<()> {
         mock.pasid_attach(1, one, invalid("the RID's page table was not allocated for PASIDs"))?;
     }
     mock.replace(0, one, Expect::Success)?;
-    for pasid in 1..=args.pasids {
+    for pasid in args.pasids() {
         mock.pasid_attach(pasid, one, Expect::Success)?;
     }
-    for pasid in 1..=args.pasids {
+    for pasid in args.pasids() {
         mock.replace(pasid, two, Expect::Success)?;
     }
     // The page table that is already there: a success that the core never hears of.

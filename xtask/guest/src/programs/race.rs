@@ -26,6 +26,9 @@ pub struct Args {
 }
 
 const PASID: u32 = 1;
+/// Stays attached, so that the device never leaves its fault queue: page requests are looked up also while the other PASID
+/// is on its way in or out.
+const STAYING: u32 = 2;
 
 /// Runs the program.
 pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
@@ -39,6 +42,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     let faulting = fd.hwpt_nested(mock.device_id, parent, Some(queue.id), true)?;
     // PASIDs want the RID on such a page table; without a fault queue it handles no fault.
     mock.replace(0, parent, Expect::Success)?;
+    mock.pasid_attach(STAYING, faulting, Expect::Success)?;
 
     let grpid = AtomicU32::new(0);
     let device = mock.device_id;
@@ -73,6 +77,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
         result
     });
     result?;
+    mock.pasid_detach(STAYING)?;
     mock.detach()?;
     fd.destroy("hwpt_nested", faulting.id)?;
     fd.destroy("hwpt_nest_parent", parent.id)?;

@@ -165,6 +165,20 @@ fn a_silenced_rule_says_nothing() {
 }
 
 #[test]
+fn an_attach_between_prepare_and_done_fires() {
+    let (device, mut script) = (dev(1), Script::new());
+    script.by(10).device(ProbeId::ResetPrepare, &device).prepared(0, Some(1));
+    script.by(11).attach(&device, 7, &hnd(1, &device));
+    script.by(10).device(ProbeId::ResetDone, &device);
+    script.by(11).attach(&device, 8, &hnd(2, &device));
+    // A device without ATS is left alone by prepare.
+    script.by(10).device(ProbeId::ResetPrepare, &device).prepared(0, Some(0));
+    script.by(11).attach(&device, 9, &hnd(3, &device));
+    script.by(10).device(ProbeId::ResetDone, &device);
+    assert_eq!(broken(&script.run()), ["attach-while-blocked"]);
+}
+
+#[test]
 fn attach_while_blocked_is_not_judged_where_the_kernel_does_not_tell() {
     // A device without ATS is left alone by prepare.
     let (device, mut script) = (dev(1), Script::new());

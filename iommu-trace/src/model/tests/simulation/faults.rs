@@ -132,6 +132,7 @@ impl Sim {
             group,
             handle: known.handle,
             domain,
+            queue: if probe == ProbeId::IommufdIopfHandler { self.queue } else { Ptr::NULL },
             device: self.devices[known.device].dev.device.ptr,
             addr: last.addr,
             count: known.requests.len() as u32,
