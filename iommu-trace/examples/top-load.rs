@@ -120,7 +120,8 @@ impl Source for Storm {
             self.given += 1;
         }
         // Spread over the time that has passed since the last ones.
-        let (count, began) = (batch.events.len() as u64, self.info.started_ns + from * 1_000_000_000 / self.rate.max(1));
+        let (count, began) =
+            (batch.events.len() as u64, self.info.started_ns + from * 1_000_000_000 / self.rate.max(1));
         for (n, event) in (0..).zip(&mut batch.events) {
             event.ts = began + n * 1_000_000_000 / self.rate.max(1);
         }

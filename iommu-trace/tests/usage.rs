@@ -23,7 +23,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "trace", "check", "handles", "doctor", "completions", "man"] {
+    for command in ["", "trace", "top", "check", "handles", "doctor", "completions", "man"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());
@@ -46,6 +46,8 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["trace", "--time", "local"], "[possible values: relative, monotonic, utc]"),
     (&["trace", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
     (&["trace", "--pid", "command"], "stands for the command after `--`"),
+    (&["top"], "`top` needs a terminal on standard input and output"),
+    (&["top", "--pid", "command"], "stands for the command after `--`"),
     (&["check", "--rules", "stale-handle"], "there is no rule `stale-handle`; the rules are slot-occupied, "),
     (&["check", "--silence", "stale-lookup,x"], "there is no rule `x`"),
     (&["check", "--rules", "stale-lookup", "--silence", "stale-lookup"], "--silence leaves no rule to judge"),

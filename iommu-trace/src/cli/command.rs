@@ -55,9 +55,8 @@ impl Workload {
         let mut command = Command::new(program);
         command.arg0(&name).args(words.get(1..).unwrap_or_default());
         prepare(&mut command);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start the command {}", quoted(Path::new(&name))))?;
+        let child =
+            command.spawn().with_context(|| format!("cannot start the command {}", quoted(Path::new(&name))))?;
         if let Some(pid) = child.id() {
             processes.started(pid, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64);
         }

@@ -91,9 +91,10 @@ impl Top {
         if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
             bail!("`top` needs a terminal on standard input and output; `iommu-trace trace` writes to files and pipes");
         }
-        let output = self.command_output.as_ref().map(|path| {
-            std::fs::File::create(path).with_context(|| format!("cannot create {}", quoted(path)))
-        });
+        let output = self
+            .command_output
+            .as_ref()
+            .map(|path| std::fs::File::create(path).with_context(|| format!("cannot create {}", quoted(path))));
         let output = output.transpose()?;
         let topics = self.topics();
         let source = live::open(&LiveOptions {
@@ -212,9 +213,9 @@ impl Companion for Command {
 
 /// Whether the locale is UTF-8 and the terminal has the signs for it.
 fn speaks_unicode() -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| {
-        std::env::var(name).ok().filter(|value| !value.is_empty())
-    });
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
     let utf8 = locale.is_some_and(|locale| {
         let locale = locale.to_lowercase();
         locale.contains("utf-8") || locale.contains("utf8")

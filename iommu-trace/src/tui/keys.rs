@@ -223,18 +223,8 @@ pub const KEYS: &[Binding] = &[
         short: "open",
         help: "show the selected row whole: a handle's life, a fault's stages, a violation's evidence",
     },
-    Binding {
-        keys: &[(Key::Esc, A::Close)],
-        modes: &[Detail],
-        short: "back",
-        help: "close what Enter opened",
-    },
-    Binding {
-        keys: &[(Key::Esc, A::Close)],
-        modes: &[Browse],
-        short: "",
-        help: "drop the filter",
-    },
+    Binding { keys: &[(Key::Esc, A::Close)], modes: &[Detail], short: "back", help: "close what Enter opened" },
+    Binding { keys: &[(Key::Esc, A::Close)], modes: &[Browse], short: "", help: "drop the filter" },
     Binding {
         keys: &[(Char(' '), A::Pause), (Char('p'), A::Pause)],
         modes: LOOKING,
@@ -265,12 +255,7 @@ pub const KEYS: &[Binding] = &[
         short: "",
         help: "half a window back or forward",
     },
-    Binding {
-        keys: &[(Char('l'), A::Live)],
-        modes: LOOKING,
-        short: "live",
-        help: "back to what happens now",
-    },
+    Binding { keys: &[(Char('l'), A::Live)], modes: LOOKING, short: "live", help: "back to what happens now" },
     Binding {
         keys: &[(Char('+'), A::Window(1)), (Char('='), A::Window(1)), (Char('-'), A::Window(-1))],
         modes: LOOKING,
@@ -338,12 +323,7 @@ pub const KEYS: &[Binding] = &[
         help: "step aside for the shell; `fg` comes back",
     },
     Binding { keys: &[(Ctrl('l'), A::Redraw)], modes: EVERYWHERE, short: "", help: "draw everything anew" },
-    Binding {
-        keys: &[(Key::Enter, A::Accept)],
-        modes: &[Typing],
-        short: "keep",
-        help: "keep the filter",
-    },
+    Binding { keys: &[(Key::Enter, A::Accept)], modes: &[Typing], short: "keep", help: "keep the filter" },
     Binding {
         keys: &[(Key::Esc, A::Cancel)],
         modes: &[Typing],

@@ -84,11 +84,7 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Signals {
-            end: [
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            ],
+            end: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?],
             stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
             go_on: signal(SignalKind::from_raw(libc::SIGCONT))?,
         })
@@ -263,7 +259,11 @@ impl Dashboard {
         let (document, text, seconds) = {
             let world = self.world.lock().await;
             let text = self.ui.detail.and_then(|_| view::detail_text(&world, &self.ui));
-            (json(&world, &self.ui).context("cannot write the state as JSON")?, text, world.at(&self.ui) / 1_000_000_000)
+            (
+                json(&world, &self.ui).context("cannot write the state as JSON")?,
+                text,
+                world.at(&self.ui) / 1_000_000_000,
+            )
         };
         let stem = format!("iommu-trace-top-{seconds}");
         let path = write_new(&self.save_to, &stem, "json", document.as_bytes())?;

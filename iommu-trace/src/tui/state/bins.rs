@@ -102,8 +102,7 @@ pub struct StageBins(pub [Bins; STAGES.len()]);
 impl StageBins {
     /// Takes note of a fault.
     pub fn record(&mut self, fault: &FaultSpan) {
-        let times =
-            [fault.lookup_ns, fault.device_id_ns, fault.handler_ns, fault.delivered_ns, fault.response_ns];
+        let times = [fault.lookup_ns, fault.device_id_ns, fault.handler_ns, fault.delivered_ns, fault.response_ns];
         for (bins, ns) in self.0.iter_mut().zip(times) {
             if let Some(ns) = ns {
                 bins.record(ns);

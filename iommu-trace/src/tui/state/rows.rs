@@ -228,13 +228,7 @@ fn handles<'a>(world: &'a World, ui: &Ui) -> Vec<Row<'a>> {
 fn tree<'a>(world: &'a World, ui: &Ui, mut lives: Vec<&'a Life>) -> Vec<Row<'a>> {
     let mirror = world.model.mirror();
     let mut groups: BTreeMap<Option<u32>, GroupRow> = BTreeMap::new();
-    let new = |group| GroupRow {
-        group,
-        devices: Vec::new(),
-        domain: Ptr::NULL,
-        default_domain: Ptr::NULL,
-        slots: 0,
-    };
+    let new = |group| GroupRow { group, devices: Vec::new(), domain: Ptr::NULL, default_domain: Ptr::NULL, slots: 0 };
     for (_, group) in mirror.groups().filter(|(_, group)| group.id.is_some()) {
         let row = groups.entry(group.id).or_insert_with(|| new(group.id));
         (row.domain, row.default_domain) = (group.domain, group.default_domain);
@@ -329,12 +323,7 @@ fn dma_rows<'a>(world: &'a World, ui: &Ui) -> Vec<Row<'a>> {
                 group: fault.group,
                 device: fault.device,
                 pasid: fault.pasid,
-                text: format!(
-                    "{:#x} {} {}",
-                    fault.addr,
-                    fault.access,
-                    fault.source_id.as_deref().unwrap_or_default()
-                ),
+                text: format!("{:#x} {} {}", fault.addr, fault.access, fault.source_id.as_deref().unwrap_or_default()),
             },
             _ => Facts::default(),
         })
@@ -401,8 +390,14 @@ fn probes<'a>(world: &'a World, ui: &Ui) -> Vec<Row<'a>> {
         .into_iter()
         .filter(|row| {
             ui.filter.matches(|| Facts {
-                text: format!("{} {} {} {}", row.status.function, row.status.kind, row.status.topic, row.status.verdict.name())
-                    .to_lowercase(),
+                text: format!(
+                    "{} {} {} {}",
+                    row.status.function,
+                    row.status.kind,
+                    row.status.topic,
+                    row.status.verdict.name()
+                )
+                .to_lowercase(),
                 ..Facts::default()
             })
         })

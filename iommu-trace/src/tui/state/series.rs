@@ -163,16 +163,10 @@ mod tests {
     #[test]
     fn a_ring_keeps_the_newest_buckets_and_fills_the_gaps_with_zero() {
         let series = filled(4, &[10, 10, 12, 15]);
-        assert_eq!([9, 10, 11, 12, 13, 14, 15, 16].map(|n| series.get(ZERO + n).copied()), [
-            None,
-            None,
-            None,
-            Some(1),
-            Some(0),
-            Some(0),
-            Some(1),
-            None
-        ]);
+        assert_eq!(
+            [9, 10, 11, 12, 13, 14, 15, 16].map(|n| series.get(ZERO + n).copied()),
+            [None, None, None, Some(1), Some(0), Some(0), Some(1), None]
+        );
     }
 
     #[test]

@@ -29,15 +29,8 @@ pub enum View {
 
 impl View {
     /// Every view.
-    pub const ALL: [View; 7] = [
-        View::Overview,
-        View::Handles,
-        View::Faults,
-        View::Latency,
-        View::Dma,
-        View::Violations,
-        View::Probes,
-    ];
+    pub const ALL: [View; 7] =
+        [View::Overview, View::Handles, View::Faults, View::Latency, View::Dma, View::Violations, View::Probes];
 
     /// Its title.
     #[must_use]

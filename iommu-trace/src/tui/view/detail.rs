@@ -86,10 +86,8 @@ impl Lines<'_> {
     }
 
     fn pair(&mut self, name: &str, value: &str) {
-        let line = Line::from(vec![
-            Span::styled(format!("{name:<14} "), self.theme.dim()),
-            Span::raw(value.to_owned()),
-        ]);
+        let line =
+            Line::from(vec![Span::styled(format!("{name:<14} "), self.theme.dim()), Span::raw(value.to_owned())]);
         self.lines.push(line);
     }
 
@@ -159,7 +157,8 @@ impl Lines<'_> {
         self.title("Life");
         let begin = life.born.map_or(self.world.began, |born| born.ts);
         let end = life.gone.map_or(at.max(begin), |gone| gone.ts);
-        let mut marks: Vec<(u64, char)> = life.marks.iter().map(|&ts| (ts, self.theme.sign("•", "o").chars().next().unwrap_or('o'))).collect();
+        let mut marks: Vec<(u64, char)> =
+            life.marks.iter().map(|&ts| (ts, self.theme.sign("•", "o").chars().next().unwrap_or('o'))).collect();
         if life.born.is_some() {
             marks.push((begin, 'A'));
         }
@@ -308,7 +307,15 @@ impl Lines<'_> {
         self.pair("reported", &format!("{} by {} ({})", self.time(ts), row.span().comm, row.span().pid));
         self.pair("group", &group(fault.group));
         self.pair("PASID", &fault.pasid.map_or_else(|| pasid(0), pasid));
-        self.pair("request", &format!("{} group index {}{}", permissions(fault.perm), fault.grpid, if fault.last { ", last of its group" } else { ", partial" }));
+        self.pair(
+            "request",
+            &format!(
+                "{} group index {}{}",
+                permissions(fault.perm),
+                fault.grpid,
+                if fault.last { ", last of its group" } else { ", partial" }
+            ),
+        );
         self.pair("handle", &address(fault.handle));
         if let Some(id) = fault.device_id {
             self.pair("device id", &format!("{id} (iommufd)"));
@@ -342,7 +349,8 @@ impl Lines<'_> {
             };
             let from = (u128::from(before.min(ns)) * u128::from(room) / u128::from(longest.max(1))) as usize;
             let bar = bar(ns.saturating_sub(before), longest, room, self.theme);
-            let text = format!("{name:<10} {:>10} {:>11} ", duration(ns), format!("+{}", duration(ns.saturating_sub(before))));
+            let text =
+                format!("{name:<10} {:>10} {:>11} ", duration(ns), format!("+{}", duration(ns.saturating_sub(before))));
             self.lines.push(Line::from(vec![
                 Span::raw(text),
                 Span::styled(format!("{}{bar}", " ".repeat(from)), self.theme.chart()),
@@ -450,7 +458,11 @@ impl Lines<'_> {
         self.title(title);
         for (name, calls) in names.iter().zip([&row.maps, &row.unmaps]) {
             self.gap();
-            let amount = if *name == "invalidate" { format!("{} descriptors", count(calls.amount)) } else { bytes(calls.amount) };
+            let amount = if *name == "invalidate" {
+                format!("{} descriptors", count(calls.amount))
+            } else {
+                bytes(calls.amount)
+            };
             self.pair(name, &format!("{} calls, {} failed, {amount}", count(calls.calls), count(calls.failed)));
             self.latency("took", &calls.took);
             self.histogram(&calls.took);
@@ -483,7 +495,9 @@ impl Lines<'_> {
             .sets()
             .filter_map(|(key, set)| {
                 let histogram = set.get(*measure)?;
-                let who = key.pasid.map_or_else(|| key.device.to_string(), |number| format!("{} PASID {}", key.device, pasid(number)));
+                let who = key
+                    .pasid
+                    .map_or_else(|| key.device.to_string(), |number| format!("{} PASID {}", key.device, pasid(number)));
                 Some((who, histogram.len(), histogram.value_at_quantile(0.5), histogram.value_at_quantile(0.99)))
             })
             .collect();

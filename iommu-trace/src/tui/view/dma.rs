@@ -39,7 +39,11 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
         return 1;
     }
     if scene.rows.is_empty() {
-        let why = if scene.ui.filter.is_empty() { "No mapping, invalidation or unrecoverable fault was seen." } else { "Nothing matches the filter." };
+        let why = if scene.ui.filter.is_empty() {
+            "No mapping, invalidation or unrecoverable fault was seen."
+        } else {
+            "Nothing matches the filter."
+        };
         nothing(buffer, area, scene.theme, why);
         return 1;
     }
@@ -54,12 +58,11 @@ fn cells(scene: &Scene<'_>, at: usize) -> Cells {
             let name = if domain.is_null() { "others".to_owned() } else { address(Some(*domain)) };
             calls(scene, "domain".into(), name, row, true)
         }
-        Row::Invalidation(iommu, kind, row) => {
-            calls(scene, format!("inv {kind}"), address(Some(*iommu)), row, false)
-        }
+        Row::Invalidation(iommu, kind, row) => calls(scene, format!("inv {kind}"), address(Some(*iommu)), row, false),
         Row::DmaFault(told) => {
             let SpanKind::DmaFault(fault) = &told.span.kind else { return Cells::default() };
-            let who = fault.device.map_or_else(|| fault.source_id.clone().unwrap_or_default(), |name| device(Some(name)));
+            let who =
+                fault.device.map_or_else(|| fault.source_id.clone().unwrap_or_default(), |name| device(Some(name)));
             let text = format!(
                 "DMA fault    {} {who} {} {} {:#x} reason {} {}",
                 since(scene.world.began, told.span.ts),

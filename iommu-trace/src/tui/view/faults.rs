@@ -7,7 +7,11 @@ use super::{
     table::{self, Cells, Column, left, right},
     text::{NONE, device, maybe, pasid, permissions, since},
 };
-use crate::{model::span::Topic, output::duration, tui::state::rows::{FaultRow, Row}};
+use crate::{
+    model::span::Topic,
+    output::duration,
+    tui::state::rows::{FaultRow, Row},
+};
 
 const COLUMNS: &[Column] = &[
     right("TIME", 10, 3),

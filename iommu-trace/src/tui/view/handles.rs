@@ -7,7 +7,10 @@ use super::{
     table::{self, Cells, Column, left, right},
     text::{NONE, address, ago, count, device, group, pasid},
 };
-use crate::tui::state::{lives::Life, rows::{GroupRow, Row}};
+use crate::tui::state::{
+    lives::Life,
+    rows::{GroupRow, Row},
+};
 
 const COLUMNS: &[Column] = &[
     left("GRP", 4, 0),

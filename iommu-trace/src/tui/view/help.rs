@@ -3,7 +3,10 @@
 use ratatui::text::Line;
 
 use super::theme::Theme;
-use crate::tui::{keys::{self, KEYS}, state::ui::Mode};
+use crate::tui::{
+    keys::{self, KEYS},
+    state::ui::Mode,
+};
 
 /// Its lines.
 pub fn lines(theme: Theme) -> Vec<Line<'static>> {
@@ -18,7 +21,9 @@ pub fn lines(theme: Theme) -> Vec<Line<'static>> {
     let zero = theme.level(0);
     let cold = theme.heat(0);
     for text in [
-        format!("a chart's `{zero}`, a map's `{cold}` and a number's 0: nothing happened; a blank and `-`: nothing is known"),
+        format!(
+            "a chart's `{zero}`, a map's `{cold}` and a number's 0: nothing happened; a blank and `-`: nothing is known"
+        ),
         "a handle's age `before`: it was attached before the trace".to_owned(),
         "latencies of a window are within a tenth; those of the whole run are exact to three digits".to_owned(),
         "paused, everything is as it was at that time; counts of a handle's faults are those until now".to_owned(),

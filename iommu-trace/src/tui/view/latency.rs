@@ -12,7 +12,10 @@ use super::{
 use crate::{
     model::Measure,
     output::{duration, nanoseconds},
-    tui::state::{bins::{BINS, Bins, STAGES, least}, series},
+    tui::state::{
+        bins::{BINS, Bins, STAGES, least},
+        series,
+    },
 };
 
 const COLUMNS: &[Column] = &[

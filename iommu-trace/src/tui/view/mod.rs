@@ -193,7 +193,12 @@ fn banner(world: &World, ui: &Ui, theme: Theme) -> Option<(String, Style)> {
     }
     let lost = world.lost();
     if lost > 0 {
-        return Some((format!("{lost} records lost: what depends on them is uncertain; ask for fewer --events, or a larger --buffer-size"), theme.bad()));
+        return Some((
+            format!(
+                "{lost} records lost: what depends on them is uncertain; ask for fewer --events, or a larger --buffer-size"
+            ),
+            theme.bad(),
+        ));
     }
     world.ended.as_ref().map(|why| (format!("no more events: {why}"), theme.warn()))
 }
@@ -202,7 +207,8 @@ fn footer(buffer: &mut Buffer, area: Rect, ui: &Ui, theme: Theme) {
     let width = usize::from(area.width);
     if ui.typing.is_some() {
         let cursor = theme.sign("▏", "_");
-        let (x, _) = buffer.set_stringn(area.x, area.y, format!("/{}{cursor}", ui.filter.text()), width, theme.strong());
+        let (x, _) =
+            buffer.set_stringn(area.x, area.y, format!("/{}{cursor}", ui.filter.text()), width, theme.strong());
         keys_line(buffer, Rect { x: x + 2, width: area.right().saturating_sub(x + 2), ..area }, Mode::Typing, theme);
         return;
     }

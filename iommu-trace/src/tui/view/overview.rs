@@ -8,7 +8,10 @@ use super::{
     text::{NONE, bytes, count, maybe, rate},
 };
 use crate::{
-    model::{Measure, span::{Owner, SpanKind, Topic}},
+    model::{
+        Measure,
+        span::{Owner, SpanKind, Topic},
+    },
     output::{duration, nanoseconds},
     tui::state::{bins::Bins, series},
 };
@@ -33,7 +36,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
 
     // Who sits where.
     let mut owners = [0_u64; Owner::ALL.len()];
-    for life in world.lives.live().filter(|life| life.is_at(at)).chain(world.lives.gone().filter(|life| life.is_at(at))) {
+    for life in world.lives.live().filter(|life| life.is_at(at)).chain(world.lives.gone().filter(|life| life.is_at(at)))
+    {
         owners[life.owner as usize] += 1;
     }
     let text: Vec<String> =
@@ -127,7 +131,13 @@ fn charts(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, window: series::Wi
         let label = format!("{name:<20}{now:>6}{total:>6}");
         let label = if name.starts_with("look-up") { format!("{name:<20}{total:>12}") } else { label };
         let none = values.iter().flatten().all(|value| *value == 0);
-        buffer.set_stringn(area.x, y, label, usize::from(area.width.min(LABEL)), if none { theme.dim() } else { Style::new() });
+        buffer.set_stringn(
+            area.x,
+            y,
+            label,
+            usize::from(area.width.min(LABEL)),
+            if none { theme.dim() } else { Style::new() },
+        );
         if width > 0 {
             let style = if none { theme.dim() } else { theme.chart() };
             buffer.set_stringn(area.x + LABEL, y, sparkline(&values, *theme), usize::from(width), style);

@@ -7,7 +7,11 @@ use super::{
     table::{self, Cells, Column, left, right},
     text::{NONE, bytes, count},
 };
-use crate::{output::{duration, nanoseconds}, probes::Verdict, tui::state::rows::Row};
+use crate::{
+    output::{duration, nanoseconds},
+    probes::Verdict,
+    tui::state::rows::Row,
+};
 
 const COLUMNS: &[Column] = &[
     left("PROBE", 30, 0),
@@ -28,7 +32,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     let Scene { world, theme, .. } = scene;
     let cost = match (&world.cost, world.bpf_cpu) {
         (_, Some(share)) => format!("BPF programs {:.2}% of a CPU", share * 100.0),
-        (Some(_), None) => "BPF programs: no times, the kernel keeps no statistics (kernel.bpf_stats_enabled)".to_owned(),
+        (Some(_), None) => {
+            "BPF programs: no times, the kernel keeps no statistics (kernel.bpf_stats_enabled)".to_owned()
+        }
         (None, None) => "BPF programs: not known".to_owned(),
     };
     let own = world.own.map_or_else(

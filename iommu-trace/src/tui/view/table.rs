@@ -1,10 +1,6 @@
 //! A list of rows in columns: what does not fit is left out by rank, never cut in the middle of the screen.
 
-use ratatui::{
-    buffer::Buffer,
-    layout::Rect,
-    style::Style,
-};
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::theme::Theme;
 
@@ -76,7 +72,8 @@ impl Cells {
 /// Which columns fit, and how wide each is.
 fn fit(columns: &[Column], width: u16) -> Vec<(usize, u16)> {
     let mut shown: Vec<usize> = (0..columns.len()).collect();
-    let needs = |shown: &[usize]| -> u16 { shown.iter().map(|&at| columns[at].width + 1).sum::<u16>().saturating_sub(1) };
+    let needs =
+        |shown: &[usize]| -> u16 { shown.iter().map(|&at| columns[at].width + 1).sum::<u16>().saturating_sub(1) };
     while needs(&shown) > width {
         let worst = shown.iter().copied().max_by_key(|&at| (columns[at].rank, at)).filter(|&at| columns[at].rank > 0);
         let Some(worst) = worst else { break };
@@ -111,7 +108,13 @@ pub fn draw(
     let head = Rect { height: 1, ..area };
     line(buffer, head, &places, columns, |at| (columns[at].title.to_owned(), theme.strong()));
     if let Some((at, reverse)) = sort {
-        mark_sort(buffer, head, &places, at, theme.sign(if reverse { "▲" } else { "▼" }, if reverse { "^" } else { "v" }));
+        mark_sort(
+            buffer,
+            head,
+            &places,
+            at,
+            theme.sign(if reverse { "▲" } else { "▼" }, if reverse { "^" } else { "v" }),
+        );
     }
     let page = usize::from(area.height - 1);
     let first = first_row(total, selected, page);

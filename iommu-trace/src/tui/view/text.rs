@@ -107,8 +107,11 @@ pub fn address(ptr: Option<Ptr>) -> String {
 /// Permissions of a fault: `r`, `w`, `x`, `p` for privileged.
 #[must_use]
 pub fn permissions(perm: u32) -> String {
-    let letters: String =
-        [(1, 'r'), (2, 'w'), (4, 'x'), (8, 'p')].into_iter().filter(|(bit, _)| perm & bit != 0).map(|(_, c)| c).collect();
+    let letters: String = [(1, 'r'), (2, 'w'), (4, 'x'), (8, 'p')]
+        .into_iter()
+        .filter(|(bit, _)| perm & bit != 0)
+        .map(|(_, c)| c)
+        .collect();
     if letters.is_empty() { NONE.to_owned() } else { letters }
 }
 
@@ -123,7 +126,10 @@ mod tests {
             assert!(bytes(n).len() <= 5, "{}", bytes(n));
             assert!(ago(n * 1_000_000).len() <= 5, "{}", ago(n * 1_000_000));
         }
-        assert_eq!([count(12_345), count(4_500_000), bytes(4096), ago(5_400_000_000_000)], ["12.3k", "4.5M", "4.0K", "90m"]);
+        assert_eq!(
+            [count(12_345), count(4_500_000), bytes(4096), ago(5_400_000_000_000)],
+            ["12.3k", "4.5M", "4.0K", "90m"]
+        );
     }
 
     #[test]

@@ -42,8 +42,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     table::draw(buffer, area, scene.theme, COLUMNS, sort, scene.rows.len(), scene.selected, |at| {
         let Row::Breach(_, breach) = &scene.rows[at] else { return Cells::default() };
         let (violation, subject) = (&breach.first, &breach.first.subject);
-        let style =
-            if violation.severity == Severity::Error { scene.theme.bad() } else { scene.theme.warn() };
+        let style = if violation.severity == Severity::Error { scene.theme.bad() } else { scene.theme.warn() };
         Cells::plain([
             violation.rule.slug().to_owned(),
             violation.severity.name().to_owned(),
