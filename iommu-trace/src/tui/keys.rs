@@ -370,11 +370,13 @@ pub fn footer(mode: Mode) -> impl Iterator<Item = (String, &'static str)> {
 /// The table of keys of the user guide.
 #[must_use]
 pub fn markdown() -> String {
+    use std::fmt::Write as _;
     let mut text = String::from("| keys | do |\n|---|---|\n");
     for binding in KEYS {
         let keys: Vec<String> = binding.keys.iter().map(|(key, _)| format!("`{}`", key.name())).collect();
         let when = if binding.modes == [Typing] { "while a filter is typed: " } else { "" };
-        text.push_str(&format!("| {} | {when}{} |\n", keys.join(" "), binding.help));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} | {when}{} |", keys.join(" "), binding.help);
     }
     text
 }

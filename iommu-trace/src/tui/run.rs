@@ -31,7 +31,7 @@ use super::{
         ui::{Order, Time},
         update::{happened, update},
     },
-    terminal::{Screen, copy},
+    terminal::{Screen, again, copy, restore},
     view,
 };
 use crate::source;
@@ -98,7 +98,7 @@ pub async fn run(
     deadline: Option<Duration>,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot handle signals")?;
-    let screen = Screen::take().context("cannot take the terminal")?;
+    let _screen = Screen::take().context("cannot take the terminal")?;
     let mut terminal = Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(1 << 16, stdout())))
         .context("cannot use the terminal")?;
     let mut inputs = EventStream::new();
@@ -123,7 +123,7 @@ pub async fn run(
             _ = hangup.recv() => break,
             _ = signals.stop.recv() => dashboard.ui.orders.push(Order::Suspend),
             _ = signals.go_on.recv() => {
-                screen.again().context("cannot take the terminal again")?;
+                again().context("cannot take the terminal again")?;
                 dashboard.ui.orders.push(Order::Redraw);
             }
             input = inputs.next() => match input {
@@ -148,7 +148,7 @@ pub async fn run(
         for order in std::mem::take(&mut dashboard.ui.orders) {
             match order {
                 Order::Quit => return Ok(()),
-                Order::Suspend => suspend(&screen, &mut terminal)?,
+                Order::Suspend => suspend(&mut terminal)?,
                 Order::Redraw => terminal.clear().context("cannot clear the terminal")?,
                 order => dashboard.carry_out(order).await,
             }
@@ -196,10 +196,10 @@ fn show(terminal: &mut Screened, picture: &Buffer) -> io::Result<()> {
 }
 
 /// Gives the terminal back, stops, and takes it again when the shell lets us go on.
-fn suspend(screen: &Screen, terminal: &mut Screened) -> anyhow::Result<()> {
-    screen.give_back();
+fn suspend(terminal: &mut Screened) -> anyhow::Result<()> {
+    restore();
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP).context("cannot stop")?;
-    screen.again().context("cannot take the terminal again")?;
+    again().context("cannot take the terminal again")?;
     terminal.clear().context("cannot clear the terminal")
 }
 
@@ -270,7 +270,7 @@ impl Dashboard {
         let mut note = format!("saved {}", path.display());
         if let Some(text) = text {
             let path = write_new(&self.save_to, &stem, "txt", text.as_bytes())?;
-            note.push_str(&format!(" and {}", path.display()));
+            note = format!("{note} and {}", path.display());
         }
         Ok(note)
     }

@@ -32,23 +32,8 @@ impl Screen {
             }));
         });
         let screen = Screen(());
-        screen.again()?;
+        again()?;
         Ok(screen)
-    }
-
-    /// Takes it again, after someone else had it.
-    pub fn again(&self) -> io::Result<()> {
-        if TAKEN.swap(true, Ordering::AcqRel) {
-            // Whoever had it meanwhile may have set it otherwise, and raw mode is only set once.
-            disable_raw_mode()?;
-        }
-        enable_raw_mode()?;
-        execute!(stdout(), EnterAlternateScreen, Hide)
-    }
-
-    /// Gives it back for a while.
-    pub fn give_back(&self) {
-        restore();
     }
 }
 
@@ -58,8 +43,18 @@ impl Drop for Screen {
     }
 }
 
+/// Takes it again, after someone else had it.
+pub fn again() -> io::Result<()> {
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        // Whoever had it meanwhile may have set it otherwise, and raw mode is only set once.
+        disable_raw_mode()?;
+    }
+    enable_raw_mode()?;
+    execute!(stdout(), EnterAlternateScreen, Hide)
+}
+
 /// Gives the terminal back, once: called by drop, by the panic hook and before a stop.
-fn restore() {
+pub fn restore() {
     if TAKEN.swap(false, Ordering::AcqRel) {
         // There is nobody to tell when it fails: the terminal is gone.
         let _ = execute!(stdout(), LeaveAlternateScreen, Show);
@@ -76,7 +71,7 @@ pub fn copy(text: &str) -> io::Result<()> {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    write!(stdout(), "\x1b]52;c;{}\x07", base64(text[..end].as_bytes()))?;
+    write!(stdout(), "\x1b]52;c;{}\x07", base64(&text.as_bytes()[..end]))?;
     stdout().flush()
 }
 

@@ -125,6 +125,7 @@ impl Lives {
     }
 
     /// Those that are over and remembered, the latest last.
+    #[must_use]
     pub fn gone(&self) -> impl DoubleEndedIterator<Item = &Life> {
         self.gone.iter()
     }

@@ -181,7 +181,7 @@ fn fault_facts(span: &Span) -> Facts {
             "{:#x} {} {} {}",
             fault.addr,
             fault.handle.map(|handle| handle.to_string()).unwrap_or_default(),
-            fault.response.0.map(|code| code.to_string()).unwrap_or_else(|| "none".to_owned()),
+            fault.response.0.map_or_else(|| "none".to_owned(), |code| code.to_string()),
             span.comm
         )
         .to_lowercase(),
@@ -415,7 +415,7 @@ fn probes<'a>(world: &'a World, ui: &Ui) -> Vec<Row<'a>> {
 #[must_use]
 pub fn selected(rows: &[Row<'_>], ui: &Ui) -> Option<usize> {
     let list = ui.list();
-    let last = rows.len().checked_sub(1)?;
+    let end = rows.len().checked_sub(1)?;
     let found = list.selected.and_then(|item| rows.iter().position(|row| row.item() == item));
-    Some(found.unwrap_or(list.place.min(last)))
+    Some(found.unwrap_or(list.place.min(end)))
 }

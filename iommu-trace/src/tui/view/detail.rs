@@ -34,61 +34,61 @@ struct Lines<'a> {
     world: &'a World,
     theme: Theme,
     width: u16,
-    lines: Vec<Line<'static>>,
+    out: Vec<Line<'static>>,
 }
 
 /// What is known of an item.
 pub fn lines(world: &World, ui: &Ui, theme: Theme, item: Item, width: u16) -> Vec<Line<'static>> {
-    let mut out = Lines { world, theme, width, lines: Vec::new() };
+    let mut all = Lines { world, theme, width, out: Vec::new() };
     let at = world.at(ui);
     match item {
         Item::Life(id) => match world.lives.get(id) {
-            Some(life) => out.life(life, at),
-            None => out.forgotten(),
+            Some(life) => all.life(life, at),
+            None => all.forgotten(),
         },
-        Item::Group(number) => out.group(number, at),
-        Item::Fault(ts, tid, addr) => out.fault(ui, ts, tid, addr, at),
-        Item::Changing(ts, tid) => out.changing(ts, tid),
-        Item::DmaFault(ts, addr) => out.dma_fault(ts, addr),
-        Item::Breach(place) => out.breach(place),
-        Item::Probe(place) => out.probe(place),
+        Item::Group(number) => all.group(number, at),
+        Item::Fault(ts, tid, addr) => all.fault(ui, ts, tid, addr, at),
+        Item::Changing(ts, tid) => all.changing(ts, tid),
+        Item::DmaFault(ts, addr) => all.dma_fault(ts, addr),
+        Item::Breach(place) => all.breach(place),
+        Item::Probe(place) => all.probe(place),
         Item::Domain(domain) => match world.dma.domains.get(&domain) {
-            Some(row) => out.dma_row(&format!("domain {}", address(Some(domain))), row, &["map", "unmap"]),
-            None => out.forgotten(),
+            Some(row) => all.dma_row(&format!("domain {}", address(Some(domain))), row, &["map", "unmap"]),
+            None => all.forgotten(),
         },
         Item::Invalidation(iommu, kind) => match world.dma.invalidations.get(&(iommu, kind)) {
             Some(row) => {
-                out.dma_row(&format!("{kind} invalidations of IOMMU {}", address(Some(iommu))), row, &["invalidate"]);
+                all.dma_row(&format!("{kind} invalidations of IOMMU {}", address(Some(iommu))), row, &["invalidate"]);
             }
-            None => out.forgotten(),
+            None => all.forgotten(),
         },
-        Item::Stage(stage) => out.stage(ui, stage),
-        Item::Kind(name) => out.title(name),
+        Item::Stage(stage) => all.stage(ui, stage),
+        Item::Kind(name) => all.title(name),
     }
-    out.lines
+    all.out
 }
 
 impl Lines<'_> {
     fn title(&mut self, text: &str) {
-        self.lines.push(Line::styled(text.to_owned(), self.theme.strong()));
+        self.out.push(Line::styled(text.to_owned(), self.theme.strong()));
     }
 
     fn styled(&mut self, text: String, style: Style) {
-        self.lines.push(Line::styled(text, style));
+        self.out.push(Line::styled(text, style));
     }
 
     fn text(&mut self, text: String) {
-        self.lines.push(Line::raw(text));
+        self.out.push(Line::raw(text));
     }
 
     fn gap(&mut self) {
-        self.lines.push(Line::default());
+        self.out.push(Line::default());
     }
 
     fn pair(&mut self, name: &str, value: &str) {
         let line =
             Line::from(vec![Span::styled(format!("{name:<14} "), self.theme.dim()), Span::raw(value.to_owned())]);
-        self.lines.push(line);
+        self.out.push(line);
     }
 
     fn forgotten(&mut self) {
@@ -166,8 +166,8 @@ impl Lines<'_> {
             marks.push((end, 'D'));
         }
         let between = self.theme.sign("─", "-").chars().next().unwrap_or('-');
-        let line = timeline(begin, end, self.width.saturating_sub(2).min(160), &marks, between);
-        self.styled(line, self.theme.chart());
+        let drawn = timeline(begin, end, self.width.saturating_sub(2).min(160), &marks, between);
+        self.styled(drawn, self.theme.chart());
         self.text(format!(
             "{} to {}; A attach, {} its last faults, D end",
             self.time(begin),
@@ -351,7 +351,7 @@ impl Lines<'_> {
             let bar = bar(ns.saturating_sub(before), longest, room, self.theme);
             let text =
                 format!("{name:<10} {:>10} {:>11} ", duration(ns), format!("+{}", duration(ns.saturating_sub(before))));
-            self.lines.push(Line::from(vec![
+            self.out.push(Line::from(vec![
                 Span::raw(text),
                 Span::styled(format!("{}{bar}", " ".repeat(from)), self.theme.chart()),
             ]));
@@ -475,7 +475,7 @@ impl Lines<'_> {
         for (bin, n) in bins.iter() {
             let text = format!("  {:>10} {:>6} ", duration(least(bin)), count(n.into()));
             let bar = bar(n.into(), most, room, self.theme);
-            self.lines.push(Line::from(vec![Span::raw(text), Span::styled(bar, self.theme.chart())]));
+            self.out.push(Line::from(vec![Span::raw(text), Span::styled(bar, self.theme.chart())]));
         }
     }
 

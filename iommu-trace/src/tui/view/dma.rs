@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{
     Scene, nothing,
-    table::{self, Cells, Column, left, right},
+    table::{self, Cells, Column, Table, left, right},
     text::{NONE, address, bytes, count, device, maybe, pasid, rate, since},
 };
 use crate::{
@@ -49,7 +49,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     }
     let list = scene.ui.list();
     let sort = SORTED.get(list.sort).copied().flatten().map(|column| (column, list.reverse));
-    table::draw(buffer, area, scene.theme, COLUMNS, sort, scene.rows.len(), scene.selected, |at| cells(scene, at))
+    let table = Table { theme: scene.theme, columns: COLUMNS, sort, total: scene.rows.len(), selected: scene.selected };
+    table::draw(buffer, area, &table, |at| cells(scene, at))
 }
 
 fn cells(scene: &Scene<'_>, at: usize) -> Cells {
@@ -97,6 +98,6 @@ fn calls(scene: &Scene<'_>, what: String, name: String, row: &DmaRow, is_domain:
         count(failed),
         String::new(),
     ];
-    let cells = Cells::plain(text);
-    if failed > 0 { cells.with(9, scene.theme.bad()) } else { cells }
+    let drawn = Cells::plain(text);
+    if failed > 0 { drawn.with(9, scene.theme.bad()) } else { drawn }
 }

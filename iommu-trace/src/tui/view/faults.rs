@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::{
     Scene, nothing,
-    table::{self, Cells, Column, left, right},
+    table::{self, Cells, Column, Table, left, right},
     text::{NONE, device, maybe, pasid, permissions, since},
 };
 use crate::{
@@ -43,11 +43,10 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     }
     let list = scene.ui.list();
     let sort = SORTED.get(list.sort).map(|&column| (column, list.reverse));
-    table::draw(buffer, area, scene.theme, COLUMNS, sort, scene.rows.len(), scene.selected, |at| {
-        match &scene.rows[at] {
-            Row::Fault(row) => cells(scene, row),
-            _ => Cells::default(),
-        }
+    let table = Table { theme: scene.theme, columns: COLUMNS, sort, total: scene.rows.len(), selected: scene.selected };
+    table::draw(buffer, area, &table, |at| match &scene.rows[at] {
+        Row::Fault(row) => cells(scene, row),
+        _ => Cells::default(),
     })
 }
 

@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{
     Scene, nothing,
-    table::{self, Cells, Column, left, right},
+    table::{self, Cells, Column, Table, left, right},
     text::{NONE, address, ago, count, device, group, pasid},
 };
 use crate::tui::state::{
@@ -41,7 +41,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     }
     let list = scene.ui.list();
     let sort = SORTED.get(list.sort).map(|&column| (column, list.reverse));
-    table::draw(buffer, area, scene.theme, COLUMNS, sort, scene.rows.len(), scene.selected, |at| cells(scene, at))
+    let table = Table { theme: scene.theme, columns: COLUMNS, sort, total: scene.rows.len(), selected: scene.selected };
+    table::draw(buffer, area, &table, |at| cells(scene, at))
 }
 
 fn cells(scene: &Scene<'_>, at: usize) -> Cells {

@@ -6,7 +6,7 @@ use super::{
     Scene,
     chart::{bar, heat_map},
     nothing,
-    table::{self, Cells, Column, left, right},
+    table::{self, Cells, Column, Table, left, right},
     text::{NONE, count, maybe},
 };
 use crate::{
@@ -41,7 +41,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     let rows = STAGES.len() as u16 + 1;
     let wanted = Rect { y: area.y + 1, height: area.height.saturating_sub(1).min(rows + 1), ..area };
     // One more line: the mirror's own look-up beside the kernel's. It cannot be selected.
-    table::draw(buffer, wanted, theme, COLUMNS, None, usize::from(rows), scene.selected, |at| {
+    let table = Table { theme, columns: COLUMNS, sort: None, total: usize::from(rows), selected: scene.selected };
+    table::draw(buffer, wanted, &table, |at| {
         let all = |measure: Measure, tell: fn(u64) -> String, share: f64| {
             overall.get(measure).map_or_else(|| NONE.to_owned(), |histogram| tell(histogram.value_at_quantile(share)))
         };

@@ -90,12 +90,11 @@ pub fn draw(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui) -> usize {
 #[must_use]
 pub fn detail_text(world: &World, ui: &Ui) -> Option<String> {
     let theme = Theme { ascii: ui.ascii, colour: false };
-    let item = match ui.detail {
-        Some((item, _)) => item,
-        None => {
-            let rows = rows(world, ui);
-            selected(&rows, ui).and_then(|at| rows.get(at)).map(Row::item)?
-        }
+    let item = if let Some((item, _)) = ui.detail {
+        item
+    } else {
+        let rows = rows(world, ui);
+        selected(&rows, ui).and_then(|at| rows.get(at)).map(Row::item)?
     };
     let lines = detail::lines(world, ui, theme, item, 100);
     let text: Vec<String> = lines.iter().map(|line| line.to_string().trim_end().to_owned()).collect();
@@ -114,13 +113,13 @@ fn scrolled(buffer: &mut Buffer, area: Rect, lines: &[Line<'_>], from: usize) ->
 
 fn header(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui, theme: Theme) {
     let at = text::since(world.began, world.at(ui));
-    let (word, style) = match (ui.time, world.played) {
+    let (state, style) = match (ui.time, world.played) {
         (Time::At(ts), _) => {
             let behind = text::ago(world.now.saturating_sub(ts));
             (format!("{} PAUSED at {at}s, {behind} behind", theme.sign("‖", "=")), theme.warn())
         }
         (Time::Live, Some(played)) => {
-            let word = if world.ended.is_some() {
+            let how = if world.ended.is_some() {
                 "END".to_owned()
             } else if played.paused {
                 "HELD".to_owned()
@@ -128,13 +127,13 @@ fn header(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui, theme: Theme)
                 format!("PLAY {}x", played.speed)
             };
             let of = played.to.map_or_else(String::new, |to| format!(" of {}s", text::since(world.began, to)));
-            (format!("{} {word} {at}s{of}", theme.sign("▶", ">")), theme.good())
+            (format!("{} {how} {at}s{of}", theme.sign("▶", ">")), theme.good())
         }
         (Time::Live, None) if world.ended.is_some() => (format!("ENDED at {at}s"), theme.warn()),
         (Time::Live, None) => (format!("{} LIVE {at}s", theme.sign("●", "*")), theme.good()),
     };
     let mut line = Line::default();
-    line.push_span(ratatui::text::Span::styled(word, style));
+    line.push_span(ratatui::text::Span::styled(state, style));
     let mut push = |text: String, style: Style| {
         line.push_span("  ");
         line.push_span(ratatui::text::Span::styled(text, style));

@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::{
     Scene, nothing,
-    table::{self, Cells, Column, left, right},
+    table::{self, Cells, Column, Table, left, right},
     text::{NONE, bytes, count},
 };
 use crate::{
@@ -54,7 +54,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     }
     let list = scene.ui.list();
     let sort = SORTED.get(list.sort).map(|&column| (column, list.reverse));
-    table::draw(buffer, area, *theme, COLUMNS, sort, scene.rows.len(), scene.selected, |at| {
+    let table = Table { theme: *theme, columns: COLUMNS, sort, total: scene.rows.len(), selected: scene.selected };
+    table::draw(buffer, area, &table, |at| {
         let Row::Probe(row) = &scene.rows[at] else { return Cells::default() };
         let style = match row.status.verdict {
             Verdict::Ok => theme.good(),

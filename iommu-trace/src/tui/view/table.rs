@@ -33,7 +33,7 @@ pub const fn right(title: &'static str, width: u16, rank: u8) -> Column {
 #[derive(Clone, Debug, Default)]
 pub struct Cells {
     /// One for each column.
-    pub cells: Vec<(String, Style)>,
+    pub each: Vec<(String, Style)>,
     /// On top of the cells' own.
     pub style: Style,
     /// One line across all columns instead, when there is one.
@@ -43,19 +43,19 @@ pub struct Cells {
 impl Cells {
     /// Cells without a style of their own.
     pub fn plain<const N: usize>(cells: [String; N]) -> Self {
-        Cells { cells: cells.into_iter().map(|text| (text, Style::new())).collect(), ..Cells::default() }
+        Cells { each: cells.into_iter().map(|text| (text, Style::new())).collect(), ..Cells::default() }
     }
 
     /// A line across all columns.
     #[must_use]
     pub fn whole(text: String, style: Style) -> Self {
-        Cells { cells: Vec::new(), style, whole: Some(text) }
+        Cells { each: Vec::new(), style, whole: Some(text) }
     }
 
     /// Gives one cell a style.
     #[must_use]
     pub fn with(mut self, column: usize, style: Style) -> Self {
-        if let Some(cell) = self.cells.get_mut(column) {
+        if let Some(cell) = self.each.get_mut(column) {
             cell.1 = style;
         }
         self
@@ -90,17 +90,23 @@ fn fit(columns: &[Column], width: u16) -> Vec<(usize, u16)> {
         .collect()
 }
 
+/// A table to be drawn.
+pub struct Table<'a> {
+    /// How things look.
+    pub theme: Theme,
+    /// Its columns.
+    pub columns: &'a [Column],
+    /// The column it is sorted by, and whether the other way round.
+    pub sort: Option<(usize, bool)>,
+    /// Its rows.
+    pub total: usize,
+    /// The selected one.
+    pub selected: Option<usize>,
+}
+
 /// Draws a table: heads, then as many rows as fit around the selected one. Returns how many rows fit.
-pub fn draw(
-    buffer: &mut Buffer,
-    area: Rect,
-    theme: Theme,
-    columns: &[Column],
-    sort: Option<(usize, bool)>,
-    total: usize,
-    selected: Option<usize>,
-    mut row: impl FnMut(usize) -> Cells,
-) -> usize {
+pub fn draw(buffer: &mut Buffer, area: Rect, table: &Table<'_>, mut row: impl FnMut(usize) -> Cells) -> usize {
+    let &Table { theme, columns, sort, total, selected } = table;
     if area.height == 0 || area.width == 0 {
         return 0;
     }
@@ -126,7 +132,7 @@ pub fn draw(
                 buffer.set_stringn(place.x, place.y, text, usize::from(place.width), cells.style);
             }
             None => line(buffer, place, &places, columns, |at| {
-                let (text, style) = cells.cells.get(at).cloned().unwrap_or_default();
+                let (text, style) = cells.each.get(at).cloned().unwrap_or_default();
                 (text, cells.style.patch(style))
             }),
         }

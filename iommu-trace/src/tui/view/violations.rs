@@ -4,7 +4,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{
     Scene, nothing,
-    table::{self, Cells, Column, left, right},
+    table::{self, Cells, Column, Table, left, right},
     text::{count, device, pasid, since},
 };
 use crate::{model::Severity, tui::state::rows::Row};
@@ -39,7 +39,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
     }
     let list = scene.ui.list();
     let sort = SORTED.get(list.sort).map(|&column| (column, list.reverse));
-    table::draw(buffer, area, scene.theme, COLUMNS, sort, scene.rows.len(), scene.selected, |at| {
+    let table = Table { theme: scene.theme, columns: COLUMNS, sort, total: scene.rows.len(), selected: scene.selected };
+    table::draw(buffer, area, &table, |at| {
         let Row::Breach(_, breach) = &scene.rows[at] else { return Cells::default() };
         let (violation, subject) = (&breach.first, &breach.first.subject);
         let style = if violation.severity == Severity::Error { scene.theme.bad() } else { scene.theme.warn() };
