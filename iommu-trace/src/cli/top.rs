@@ -15,7 +15,7 @@ use clap::Args;
 use super::{
     Filter, LiveArgs, SelectArgs,
     command::{Workload, find_command},
-    mirror, parse,
+    log, mirror, parse,
     processes::Descendants,
 };
 use crate::{
@@ -96,13 +96,17 @@ impl Top {
             .as_ref()
             .map(|path| std::fs::File::create(path).with_context(|| format!("cannot create {}", quoted(path))));
         let output = output.transpose()?;
+        // The screen is taken: what the tracer says of itself would be drawn into it.
+        let verbose = if io::stderr().is_terminal() { 0 } else { self.live.verbose };
+        if !io::stderr().is_terminal() {
+            log::to_stderr(verbose);
+        }
         let topics = self.topics();
         let source = live::open(&LiveOptions {
             topics: topics.clone(),
             stacks: !self.no_stacks,
             buffer_size: self.live.buffer_size,
-            // The screen is taken: there is no room for what the tracer says of itself.
-            verbose: false,
+            verbose: verbose > 0,
             track_frees: self.live.track_frees,
             snapshot: true,
         })?;

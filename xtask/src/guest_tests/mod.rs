@@ -6,6 +6,7 @@ mod clean;
 mod compare;
 mod lifecycle;
 mod session;
+mod top;
 mod trace;
 mod traced;
 mod truth;
@@ -131,7 +132,9 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, clean::TESTS, broken::TESTS].into_iter().flatten()
+    [boot::TESTS, traced::TESTS, lifecycle::TESTS, usage::TESTS, clean::TESTS, broken::TESTS, top::TESTS]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]
