@@ -1,6 +1,10 @@
 //! What did not come through: records without room in the ring, runs that the kernel skipped.
 
-use std::{collections::BTreeMap, fs, os::fd::AsRawFd as _};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+};
 
 use anyhow::Context as _;
 use aya::{
@@ -8,6 +12,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
     programs::Program,
 };
+use aya_obj::generated::{bpf_attr, bpf_attr__bindgen_ty_9, bpf_cmd, bpf_prog_info};
 use iommu_trace_common::{LossCounters, Phase, ProbeId};
 
 use crate::{
@@ -79,8 +84,6 @@ impl Losses {
 /// What the kernel tells of a program.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FdInfo {
-    /// Runs skipped because the program was already running on that CPU.
-    pub recursion_misses: u64,
     /// Runs.
     pub run_cnt: u64,
     /// Their time, nanoseconds.
@@ -89,6 +92,14 @@ pub struct FdInfo {
 
 /// What the kernel tells of each loaded program, by name.
 pub fn fdinfo(ebpf: &Ebpf) -> impl Iterator<Item = (String, FdInfo)> + '_ {
+    loaded(ebpf).filter_map(|(name, fd)| {
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        Some((name.to_owned(), parse(&text)))
+    })
+}
+
+/// Each loaded program's name and descriptor.
+fn loaded(ebpf: &Ebpf) -> impl Iterator<Item = (&str, RawFd)> {
     ebpf.programs().filter_map(|(name, program)| {
         let fd = match program {
             Program::FEntry(p) => p.fd(),
@@ -98,13 +109,7 @@ pub fn fdinfo(ebpf: &Ebpf) -> impl Iterator<Item = (String, FdInfo)> + '_ {
             Program::RawTracePoint(p) => p.fd(),
             _ => return None,
         };
-        let fd = fd.ok()?;
-        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", {
-            use std::os::fd::AsFd as _;
-            fd.as_fd().as_raw_fd()
-        }))
-        .ok()?;
-        Some((name.to_owned(), parse(&text)))
+        Some((name, fd.ok()?.as_fd().as_raw_fd()))
     })
 }
 
@@ -114,7 +119,6 @@ fn parse(text: &str) -> FdInfo {
         let Some((key, value)) = line.split_once(':') else { continue };
         let value = value.trim().parse().unwrap_or(0);
         match key {
-            "recursion_misses" => info.recursion_misses = value,
             "run_cnt" => info.run_cnt = value,
             "run_time_ns" => info.run_time_ns = value,
             _ => {}
@@ -123,17 +127,59 @@ fn parse(text: &str) -> FdInfo {
     info
 }
 
-/// Runs that the kernel skipped, by probe.
-pub fn recursion_misses(ebpf: &Ebpf) -> Vec<(ProbeId, Phase, u64)> {
-    fdinfo(ebpf)
-        .filter(|(_, info)| info.recursion_misses > 0)
-        .filter_map(|(name, info)| {
+/// Runs that the kernel skipped: a program does not run on a CPU where it was preempted or interrupted in its midst.
+pub struct Misses(Vec<Counted>);
+
+struct Counted {
+    fd: RawFd,
+    probe: ProbeId,
+    phase: Phase,
+    told: u64,
+}
+
+impl Misses {
+    /// Of these programs, which must stay loaded while they are looked at.
+    pub fn of(ebpf: &Ebpf) -> Self {
+        let counted = loaded(ebpf).filter_map(|(name, fd)| {
             let (stem, suffix) = name.rsplit_once('_')?;
-            let probe = CATALOGUE.iter().find(|probe| probe.stem == stem)?;
+            let probe = CATALOGUE.iter().find(|probe| probe.stem == stem)?.id;
             let phase = if matches!(suffix, "enter" | "kprobe") { Phase::Enter } else { Phase::Exit };
-            Some((probe.id, phase, info.recursion_misses))
-        })
-        .collect()
+            Some(Counted { fd, probe, phase, told: 0 })
+        });
+        Misses(counted.collect())
+    }
+
+    /// Those since the last look. Frees are many, and no rule rests on seeing them all: they are left to the `last` look.
+    pub fn take(&mut self, last: bool) -> Vec<(ProbeId, Phase, u64)> {
+        let programs = self.0.iter_mut().filter(|program| last || program.probe != ProbeId::Kfree);
+        programs
+            .filter_map(|program| {
+                let missed = recursion_misses(program.fd)?;
+                let new = missed.checked_sub(program.told).filter(|&new| new > 0)?;
+                program.told = missed;
+                Some((program.probe, program.phase, new))
+            })
+            .collect()
+    }
+}
+
+/// `None` where the kernel does not tell (before 5.12).
+fn recursion_misses(fd: RawFd) -> Option<u64> {
+    // SAFETY: integers and arrays of them: zeroes are a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let about = bpf_attr__bindgen_ty_9 {
+        bpf_fd: u32::try_from(fd).ok()?,
+        info_len: size_of::<bpf_prog_info>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.info = about;
+    let command = bpf_cmd::BPF_OBJ_GET_INFO_BY_FD as libc::c_long;
+    // SAFETY: the command reads `attr` and writes `info`, which are as long as it is told, and nothing else: every array in
+    // `info` that it could fill has no length.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<bpf_attr__bindgen_ty_9>()) };
+    (done == 0).then_some(info.recursion_misses)
 }
 
 #[cfg(test)]
@@ -141,8 +187,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skipped_runs_are_read_from_the_kernels_text() {
+    fn runs_and_their_time_are_read_from_the_kernels_text() {
         let info = parse("pos:\t0\nprog_id:\t9\nrun_time_ns:\t120\nrun_cnt:\t3\nrecursion_misses:\t7\n");
-        assert_eq!((info.recursion_misses, info.run_cnt, info.run_time_ns), (7, 3, 120));
+        assert_eq!((info.run_cnt, info.run_time_ns), (3, 120));
     }
 }

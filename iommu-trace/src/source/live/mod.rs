@@ -19,7 +19,7 @@ use aya::{Ebpf, maps::Array};
 
 use self::{
     diagnostics::Diagnostics,
-    loss::Losses,
+    loss::{Losses, Misses},
     order::Reorder,
     ring::{Mark, Ring},
     stacks::LiveStacks,
@@ -32,8 +32,11 @@ use crate::{
     probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
 
-/// How long to wait for more while events are held back, and so how late an event may be told.
-const HOLD_BACK: Duration = Duration::from_millis(2);
+/// How long to wait for more while events are held back.
+const HOLD_BACK: Duration = Duration::from_millis(5);
+/// How often events are given out at most: before that, each program is asked for the runs that it missed, so that no rule
+/// takes what was not seen for what did not happen.
+const RELEASE_EVERY: Duration = Duration::from_millis(10);
 /// The clock that BPF programs read is not quite in step with ours while the kernel adjusts it.
 const CLOCK_SLACK_NS: u64 = 100_000;
 /// How long a record that was begun before the end of the trace is waited for.
@@ -131,6 +134,9 @@ struct Live {
     mark: Option<Mark>,
     order: Reorder,
     losses: Losses,
+    misses: Misses,
+    /// When events were given out last.
+    released_at: Instant,
     stacks: Arc<LiveStacks>,
     /// The BPF side's own diagnostics.
     diagnostics: Option<Diagnostics>,
@@ -174,6 +180,8 @@ impl Live {
             mark: None,
             order: Reorder::default(),
             losses,
+            misses: Misses::of(&ebpf),
+            released_at: Instant::now(),
             stacks: Arc::new(stacks),
             diagnostics,
             ebpf: Some(ebpf),
@@ -266,7 +274,9 @@ impl Source for Live {
         let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
         self.drain();
         self.losses.update(monotonic_ns())?;
-        if self.ring.has_passed(mark) {
+        if self.ring.has_passed(mark) && self.released_at.elapsed() >= RELEASE_EVERY {
+            self.losses.add(self.misses.take(false));
+            self.released_at = Instant::now();
             self.release(mark.ts.saturating_sub(CLOCK_SLACK_NS), batch);
         } else {
             self.mark = Some(mark);
@@ -277,10 +287,9 @@ impl Source for Live {
     fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(ebpf) = self.ebpf.take() {
             self.costs = costs(&ebpf);
-            let misses = loss::recursion_misses(&ebpf);
             self.stopped = Some(self.ring.mark(monotonic_ns));
             self.losses.update(monotonic_ns())?;
-            self.losses.add(misses);
+            self.losses.add(self.misses.take(true));
             let started = Instant::now();
             detach::in_background(ebpf);
             tracing::debug!(took = ?started.elapsed(), "probes handed over to be detached");
