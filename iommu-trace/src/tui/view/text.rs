@@ -21,7 +21,9 @@ pub fn ago(ns: u64) -> String {
         0 => format!("{}ms", ns / 1_000_000),
         seconds @ 1..=99 => format!("{seconds}s"),
         seconds @ 100..=5999 => format!("{}m", seconds / 60),
-        seconds => format!("{}h", seconds / 3600),
+        seconds @ 6000..=359_999 => format!("{}h", seconds / 3600),
+        seconds @ 360_000..=86_399_999 => format!("{}d", seconds / 86_400),
+        seconds => format!("{}y", seconds / 31_557_600),
     }
 }
 
@@ -134,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_rate_of_nothing_is_zero_and_of_no_time_unknown() {
-        assert_eq!([rate(0, 2.0), rate(1, 2.0), rate(25, 2.0), rate(5, 0.0)], ["0", "0.5", "12", "-"]);
+        assert_eq!([rate(0, 2.0), rate(1, 2.0), rate(24, 2.0), rate(5, 0.0)], ["0", "0.5", "12", "-"]);
     }
 
     #[test]
