@@ -7,7 +7,7 @@ use ratatui::{
 
 use super::{
     chart::{bar, timeline},
-    text::{NONE, address, ago, bytes, count, device, group, maybe, pasid, permissions, since},
+    text::{NONE, address, ago, bytes, count, device, group, maybe, pasid, permissions, since, wrapped},
     theme::Theme,
 };
 use crate::{
@@ -78,7 +78,9 @@ impl Lines<'_> {
     }
 
     fn text(&mut self, text: String) {
-        self.out.push(Line::raw(text));
+        for line in wrapped(&text, self.width.into()) {
+            self.out.push(Line::raw(line));
+        }
     }
 
     fn gap(&mut self) {
@@ -86,9 +88,11 @@ impl Lines<'_> {
     }
 
     fn pair(&mut self, name: &str, value: &str) {
-        let line =
-            Line::from(vec![Span::styled(format!("{name:<14} "), self.theme.dim()), Span::raw(value.to_owned())]);
-        self.out.push(line);
+        let mut name = format!("{name:<14} ");
+        for line in wrapped(value, usize::from(self.width).saturating_sub(name.len())) {
+            self.out.push(Line::from(vec![Span::styled(name, self.theme.dim()), Span::raw(line)]));
+            name = " ".repeat(15);
+        }
     }
 
     fn forgotten(&mut self) {

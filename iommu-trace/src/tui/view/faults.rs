@@ -14,16 +14,16 @@ use crate::{
 };
 
 const COLUMNS: &[Column] = &[
-    right("TIME", 10, 3),
+    right("TIME", 9, 4),
     left("DEVICE", 14, 0),
     right("PASID", 7, 2),
-    left("ADDRESS", 16, 1),
+    left("ADDRESS", 14, 1),
     left("PERM", 4, 5),
-    right("LOOK-UP", 8, 4),
+    right("LOOK-UP", 8, 2),
     right("HANDLER", 8, 6),
     right("READ", 8, 7),
-    right("ANSWER", 9, 2),
-    left("RESPONSE", 20, 1),
+    right("ANSWER", 8, 3),
+    left("RESPONSE", 14, 1),
 ];
 
 const SORTED: [usize; 4] = [0, 1, 5, 8];

@@ -90,7 +90,7 @@ fn life_cells(scene: &Scene<'_>, life: &Life) -> Cells {
     let (theme, at) = (scene.theme, scene.world.at(scene.ui));
     let gone = life.gone.filter(|gone| gone.ts <= at);
     let state = match gone {
-        Some(gone) => format!("gone {} ago", ago(at.saturating_sub(gone.ts))),
+        Some(gone) => format!("gone {}", ago(at.saturating_sub(gone.ts))),
         None if life.users.is_some_and(|users| users > 1) => format!("{} users", life.users.unwrap_or(0)),
         None if life.handle.is_none() => "no handle".to_owned(),
         None => "live".to_owned(),

@@ -117,6 +117,39 @@ pub fn permissions(perm: u32) -> String {
     if letters.is_empty() { NONE.to_owned() } else { letters }
 }
 
+/// A text in lines of at most this many columns, cut between words where that is possible.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(8);
+    let rest = text.trim_start_matches(' ');
+    // What is set in stays so.
+    let mut lines = vec![" ".repeat((text.len() - rest.len()).min(width / 2))];
+    let inset = lines.concat().len();
+    for word in rest.split(' ') {
+        let mut word: Vec<char> = word.chars().collect();
+        while let Some(line) = lines.last_mut() {
+            let used = line.chars().count();
+            let begun = used > inset;
+            if used + word.len() + usize::from(begun) <= width {
+                if begun {
+                    line.push(' ');
+                }
+                line.extend(word);
+                break;
+            }
+            if word.len() > width - inset {
+                let room = width.saturating_sub(used + usize::from(begun));
+                if begun && room > 0 {
+                    line.push(' ');
+                }
+                line.extend(word.drain(..room));
+            }
+            lines.push(" ".repeat(inset));
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +170,16 @@ mod tests {
     #[test]
     fn a_rate_of_nothing_is_zero_and_of_no_time_unknown() {
         assert_eq!([rate(0, 2.0), rate(1, 2.0), rate(24, 2.0), rate(5, 0.0)], ["0", "0.5", "12", "-"]);
+    }
+
+    #[test]
+    fn lines_are_cut_between_words_and_a_long_word_where_it_must() {
+        assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrapped("abcdefghijklmnopqrst", 8), ["abcdefgh", "ijklmnop", "qrst"]);
+        assert_eq!(wrapped("a bcdefghijklm", 8), ["a bcdefg", "hijklm"]);
+        assert_eq!(wrapped("  one two three", 9), ["  one two", "  three"]);
+        assert_eq!(wrapped("", 0), [""]);
+        assert_eq!(wrapped("            far", 8), ["    far"]);
     }
 
     #[test]
