@@ -55,7 +55,7 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let xtask = env::current_exe()?;
     let mut line = format!("{} vm --tty --iommu none --timeout 15m --kernel {}", xtask.display(), guest.image.name);
     for name in ["before", "after", "status", "state.json", "trace.jsonl"] {
-        line.push_str(&format!(" --collect /tmp/{name}:{}", at(name).display()));
+        line = format!("{line} --collect /tmp/{name}:{}", at(name).display());
     }
     fs::write(at("script"), SCRIPT)?;
     terminal.text(&format!("{line} --copy {}:/script -- sh /script; echo over with $?", at("script").display()))?;

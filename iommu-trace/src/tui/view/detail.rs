@@ -77,8 +77,8 @@ impl Lines<'_> {
         self.out.push(Line::styled(text, style));
     }
 
-    fn text(&mut self, text: String) {
-        for line in wrapped(&text, self.width.into()) {
+    fn text(&mut self, text: &str) {
+        for line in wrapped(text, self.width.into()) {
             self.out.push(Line::raw(line));
         }
     }
@@ -96,7 +96,7 @@ impl Lines<'_> {
     }
 
     fn forgotten(&mut self) {
-        self.text("It is too long ago: it was forgotten to make room for what came after.".to_owned());
+        self.text("It is too long ago: it was forgotten to make room for what came after.");
     }
 
     fn time(&self, ts: u64) -> String {
@@ -124,7 +124,7 @@ impl Lines<'_> {
             moment.function,
             duration(moment.took)
         );
-        self.text(text);
+        self.text(&text);
     }
 
     fn latency(&mut self, name: &str, bins: &Bins) {
@@ -172,7 +172,7 @@ impl Lines<'_> {
         let between = self.theme.sign("─", "-").chars().next().unwrap_or('-');
         let drawn = timeline(begin, end, self.width.saturating_sub(2).min(160), &marks, between);
         self.styled(drawn, self.theme.chart());
-        self.text(format!(
+        self.text(&format!(
             "{} to {}; A attach, {} its last faults, D end",
             self.time(begin),
             self.time(end),
@@ -180,7 +180,7 @@ impl Lines<'_> {
         ));
         match &life.born {
             Some(born) => self.moment(born),
-            None => self.text("it was attached before the trace".to_owned()),
+            None => self.text("it was attached before the trace"),
         }
         if let Some(gone) = &life.gone {
             self.moment(gone);
@@ -203,10 +203,10 @@ impl Lines<'_> {
             .map(|(told, fault)| self.fault_line(told.span.ts, fault))
             .collect();
         if of.is_empty() {
-            self.text("none that is remembered".to_owned());
+            self.text("none that is remembered");
         }
         for line in of {
-            self.text(line);
+            self.text(&line);
         }
     }
 
@@ -258,10 +258,10 @@ impl Lines<'_> {
             .take(20)
             .collect();
         if changes.is_empty() {
-            self.text("none since the trace began".to_owned());
+            self.text("none since the trace began");
         }
         for line in changes {
-            self.text(line);
+            self.text(&line);
         }
     }
 
@@ -282,7 +282,7 @@ impl Lines<'_> {
 
     fn changing(&mut self, ts: u64, tid: u32) {
         let Some(change) = self.world.model.changing().find(|change| change.ts == ts && change.task.tid == tid) else {
-            self.text("It has returned.".to_owned());
+            self.text("It has returned.");
             return;
         };
         self.title(&format!("{} under way", change.function));
@@ -348,7 +348,7 @@ impl Lines<'_> {
         let mut before = 0;
         for (name, ns) in stages {
             let Some(ns) = row.stage(at, ns) else {
-                self.text(format!("{name:<10} {NONE:>10}"));
+                self.text(&format!("{name:<10} {NONE:>10}"));
                 continue;
             };
             let from = (u128::from(before.min(ns)) * u128::from(room) / u128::from(longest.max(1))) as usize;
@@ -391,7 +391,7 @@ impl Lines<'_> {
         };
         let violation = &breach.first;
         self.styled(format!("{} {}", violation.severity.name(), violation.rule.slug()), self.theme.bad());
-        self.text(violation.message.clone());
+        self.text(&violation.message);
         self.gap();
         if let Some(rule) = RULES.iter().find(|rule| rule.id == violation.rule) {
             self.pair("the kernel", rule.demands);
@@ -414,7 +414,7 @@ impl Lines<'_> {
         self.title("Evidence of the first time, oldest first");
         for piece in &violation.evidence {
             let phase = if piece.phase == Phase::Enter { "entry of" } else { "return of" };
-            self.text(format!(
+            self.text(&format!(
                 "{:>10} {:<12} {phase} {} on CPU {} by {} ({})",
                 self.time(piece.ts),
                 piece.what,
@@ -507,7 +507,7 @@ impl Lines<'_> {
             .collect();
         sets.sort();
         for (who, n, p50, p99) in sets {
-            self.text(format!("  {who:<28} {:>6} p50 {:>9} p99 {:>9}", count(n), duration(p50), duration(p99)));
+            self.text(&format!("  {who:<28} {:>6} p50 {:>9} p99 {:>9}", count(n), duration(p50), duration(p99)));
         }
     }
 }
