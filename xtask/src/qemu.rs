@@ -72,6 +72,8 @@ pub fn command_line(machine: &Machine) -> String {
     // loglevel 5 shows warnings, which `quiet` would hide: they are what the console is watched for.
     // On a busy host the emulated timer can be late enough for the kernel to take it for broken and panic.
     let mut words = vec!["console=ttyS0", "panic=-1", "oops=panic", "loglevel=5", "no_timer_check", "rdinit=/init"];
+    // A busy host leaves an emulated CPU alone for seconds: that is no stall, and no fault of its clock.
+    words.extend(["tsc=nowatchdog", "rcupdate.rcu_cpu_stall_timeout=60"]);
     match machine.iommu {
         Iommu::Intel => words.push("intel_iommu=on"),
         Iommu::Amd => words.push("amd_iommu=on"),
