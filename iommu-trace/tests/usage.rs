@@ -23,7 +23,9 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "trace", "top", "check", "handles", "doctor", "completions", "man"] {
+    for command in
+        ["", "trace", "top", "check", "handles", "record", "stats", "report", "export", "doctor", "completions", "man"]
+    {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());
@@ -47,6 +49,7 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["trace", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
     (&["trace", "--pid", "command"], "stands for the command after `--`"),
     (&["top"], "`top` needs a terminal on standard input and output"),
+    (&["top", "--speed", "0", "--from", "x.itr"], "not a number from 1/64 (0.015625) to 1024"),
     (&["top", "--pid", "command"], "stands for the command after `--`"),
     (&["check", "--rules", "stale-handle"], "there is no rule `stale-handle`; the rules are slot-occupied, "),
     (&["check", "--silence", "stale-lookup,x"], "there is no rule `x`"),

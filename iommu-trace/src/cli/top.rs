@@ -3,14 +3,14 @@
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 
 use super::{
     Filter, LiveArgs, SelectArgs,
@@ -24,12 +24,14 @@ use crate::{
         span::{Span, Topic},
     },
     output::{CommandEnd, quoted},
+    recording::{self, Header, Recording, Target, Tee},
     source::{
         self, Source,
         live::{self, LiveOptions},
     },
     tui::{
         engine::Engine,
+        playback::Player,
         run::{Alone, Companion, Dashboard, run},
         state::{Ui, World},
     },
@@ -44,13 +46,18 @@ use crate::{
 Examples:
   iommu-trace top
   iommu-trace top --dma --device '0000:3b:*'
-  iommu-trace top -- ./my_test")]
+  iommu-trace top -- ./my_test
+  iommu-trace top --from trace.itr --speed 4")]
 pub struct Top {
     #[command(flatten)]
     select: SelectArgs,
 
     /// Trace map, unmap and invalidation, too, for the DMA view: they are many, and cost a little each.
-    #[arg(long, help_heading = "What is shown (several values of one option are alternatives)")]
+    #[arg(
+        long,
+        conflicts_with = "from",
+        help_heading = "What is shown (several values of one option are alternatives)"
+    )]
     dma: bool,
 
     /// Leave after this time.
@@ -58,7 +65,7 @@ pub struct Top {
     duration: Option<Duration>,
 
     /// A command to start once everything is attached. The dashboard stays when it ends; leaving sends it SIGTERM.
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from")]
     command: Vec<OsString>,
 
     /// Where the command's output goes, as the screen is taken; it is dropped otherwise.
@@ -77,8 +84,18 @@ pub struct Top {
     #[arg(long, help_heading = "How it is traced")]
     no_stacks: bool,
 
+    /// Play a recording at so many times real time.
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = speed, requires = "from", help_heading = "How it looks")]
+    speed: f64,
+
     #[command(flatten)]
     live: LiveArgs,
+}
+
+/// A speed that a recording can be played at.
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.trim_end_matches('x').parse().ok().filter(|speed| (1.0 / 64.0..=1024.0).contains(speed));
+    speed.ok_or_else(|| "not a number from 1/64 (0.015625) to 1024".to_owned())
 }
 
 impl Top {
@@ -101,8 +118,29 @@ impl Top {
         if !io::stderr().is_terminal() {
             log::to_stderr(verbose);
         }
-        let topics = self.topics();
-        let source = live::open(&LiveOptions {
+        let opened = match &self.live.from.from {
+            Some(path) => self.recorded(path)?,
+            None => self.running(verbose)?,
+        };
+        // Kept while it runs. Without it, the views say that there are no times.
+        let _statistics = opened.player.is_none().then(live::run_time_statistics);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot set up the event loop")?;
+        runtime.block_on(self.show(opened, filter, program, output))
+    }
+
+    /// The running kernel.
+    fn running(&self, verbose: u8) -> anyhow::Result<Opened> {
+        let mut topics = self.select.events.clone();
+        if self.dma {
+            topics.extend([Topic::Dma, Topic::Invalidate]);
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        let target = self.live.from.record.as_deref().map(Target::new).transpose()?;
+        let mut source = live::open(&LiveOptions {
             topics: topics.clone(),
             stacks: !self.no_stacks,
             buffer_size: self.live.buffer_size,
@@ -110,33 +148,38 @@ impl Top {
             track_frees: self.live.track_frees,
             snapshot: true,
         })?;
-        // Kept while it runs. Without it, the views say that there are no times.
-        let _statistics = live::run_time_statistics();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot set up the event loop")?;
-        runtime.block_on(self.show(source, topics, filter, program, output))
+        if let Some(target) = target {
+            let words: Vec<String> = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let header = Header::new(source.info(), &topics, &words);
+            source = Box::new(Tee::new(source, &target, &header)?);
+        }
+        Ok(Opened { source, topics, player: None })
     }
 
-    fn topics(&self) -> Vec<Topic> {
-        let mut topics = self.select.events.clone();
-        if self.dma {
-            topics.extend([Topic::Dma, Topic::Invalidate]);
+    /// A recording, to be played.
+    fn recorded(&self, path: &Path) -> anyhow::Result<Opened> {
+        let mut recording = Recording::open(path)?;
+        if !recording.is_seekable() {
+            bail!("cannot play {}: `top` goes back and forth in a recording, and so needs a file", quoted(path));
         }
-        topics.sort_unstable();
-        topics.dedup();
-        topics
+        let (info, named) = (recording.header().source.clone(), recording.header().topics.clone());
+        let topics = Topic::value_variants().iter().copied().filter(|topic| named.iter().any(|n| n == topic.name()));
+        let times = recording.index()?.times();
+        let from = times.map_or(info.started_ns, |(first, _)| first.min(info.started_ns));
+        let to = times.map(|(_, last)| last);
+        let name = path.to_owned();
+        let player = Player::new(Box::new(move || recording::open(&name)), from, to, self.speed);
+        Ok(Opened { source: player.play_from(from)?, topics: topics.collect(), player: Some(player) })
     }
 
     async fn show(
         &self,
-        source: Box<dyn Source>,
-        topics: Vec<Topic>,
+        opened: Opened,
         filter: Filter,
         program: Option<PathBuf>,
         output: Option<std::fs::File>,
     ) -> anyhow::Result<ExitCode> {
+        let Opened { source, topics, player } = opened;
         let stream = source::spawn(source)?;
         let info = Arc::clone(stream.info());
         let followed = filter.follows_command();
@@ -174,7 +217,7 @@ impl Top {
         let dashboard = Dashboard {
             world,
             engine,
-            player: None,
+            player,
             fresh: Box::new(fresh),
             ui,
             interval: self.interval,
@@ -196,6 +239,13 @@ impl Top {
             }
         }
     }
+}
+
+/// Where events come from.
+struct Opened {
+    source: Box<dyn Source>,
+    topics: Vec<Topic>,
+    player: Option<Player>,
 }
 
 /// The command after `--`, beside the dashboard.

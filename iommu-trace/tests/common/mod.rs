@@ -1,6 +1,7 @@
 //! Spans of every kind, as the IOMMU test device and an emulated VT-d give them.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod recorded;
 pub mod scripted;
 
 use iommu_trace::{
