@@ -25,6 +25,12 @@ impl Model {
             }
             ProbeId::DeviceRemove => {
                 self.device_faults_gone(event, device.ptr, effects);
+                for key in self.mirror.slots_of(device.group) {
+                    let breach = rules::device_left(self, event, key, device);
+                    self.judge(breach, event, effects);
+                }
+                let breach = rules::left_in_reset(self, event, device);
+                self.judge(breach, event, effects);
                 self.tell_event(event, SpanKind::DeviceRemove(span), effects);
                 self.mirror.remove_device(device);
             }
@@ -71,10 +77,12 @@ impl Model {
         known.reset.depth = known.reset.depth.saturating_sub(1);
         known.reset.done = Some(Evidence::of(event, "reset done"));
         let over = known.reset.depth == 0;
-        if let Some(group) = self.mirror.group_mut(device.group).filter(|group| group.blocked == Some(device.ptr))
-            && over
-        {
+        let Some(group) = self.mirror.group_mut(device.group).filter(|_| over) else { return };
+        if group.blocked == Some(device.ptr) {
             group.blocked = None;
+        } else if let Some(other) = group.blocked.and_then(|other| self.mirror.device_mut(other)) {
+            // The kernel tells of the group as a whole: it may have been this device that blocked it.
+            other.reset.blocks = None;
         }
     }
 

@@ -86,9 +86,12 @@ impl Model {
             bond.leaving = bond.leaving.saturating_sub(1);
             bond.users = bond.users.saturating_sub(1);
             bond.unbound = Some(Evidence::of(event, "unbind"));
-            if bond.users == 0 {
+            let known = *bond;
+            if known.users == 0 {
                 self.mirror.bond_gone(op.handle.ptr);
             }
+            let breach = if self.open_sva == 0 { rules::unbound_and_attached(self, event, op, &known) } else { None };
+            self.judge_bond(breach, event, op.handle.ptr, effects);
         }
         let span = SvaSpan {
             group: self.mirror.group_id(&op.device),

@@ -16,6 +16,11 @@ pub struct Id {
     generation: u32,
 }
 
+impl Id {
+    /// No place that ever was.
+    pub const NONE: Id = Id { index: NIL, generation: NIL };
+}
+
 /// Values at stable places that are used again.
 #[derive(Debug)]
 pub struct Slab<T> {

@@ -2,23 +2,25 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{Batch, Progress, Source, SourceInfo, Stacks};
+use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
 
 /// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
 /// there is counted by the BPF side.
 const BACKLOG: usize = 64;
 /// How often the reader looks whether it was asked to stop.
 const POLL: Duration = Duration::from_millis(50);
+/// How old the cost of the source may be.
+const COST_AGE: Duration = Duration::from_secs(1);
 
 /// Batches from a source that runs on another thread.
 pub struct Stream {
@@ -26,7 +28,16 @@ pub struct Stream {
     stacks: Arc<dyn Stacks>,
     batches: mpsc::Receiver<anyhow::Result<Batch>>,
     control: StreamControl,
+    costs: Arc<Costs>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the source has cost, for who is on another thread.
+#[derive(Default)]
+struct Costs {
+    /// Whether anybody asks: to find out is not free.
+    asked: AtomicBool,
+    known: Mutex<Cost>,
 }
 
 /// Asks a source to stop, from any task.
@@ -61,6 +72,13 @@ impl Stream {
         self.control.clone()
     }
 
+    /// What the source had cost a second ago at most. The first call only has it be watched.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.costs.asked.store(true, Ordering::Release);
+        self.costs.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The next batch, `None` after the last. Cancel safe.
     pub async fn next(&mut self) -> Option<anyhow::Result<Batch>> {
         self.batches.recv().await
@@ -92,15 +110,18 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let (sender, batches) = mpsc::channel(BACKLOG);
     let control = StreamControl { stop: Arc::new(AtomicBool::new(false)) };
     let stop = Arc::clone(&control.stop);
+    let costs = Arc::new(Costs::default());
+    let told = Arc::clone(&costs);
     let thread = std::thread::Builder::new()
         .name("iommu-trace-src".into())
-        .spawn(move || read(source, &sender, &stop))
+        .spawn(move || read(source, &sender, &stop, &told))
         .context("cannot start the thread that reads events")?;
-    Ok(Stream { info, stacks, batches, control, thread: Some(thread) })
+    Ok(Stream { info, stacks, batches, control, costs, thread: Some(thread) })
 }
 
-fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool) {
+fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool, costs: &Costs) {
     let mut stopped = false;
+    let mut asked_at: Option<Instant> = None;
     source.on_reader_thread();
     loop {
         if !stopped && (stop.load(Ordering::Acquire) || sender.is_closed()) {
@@ -109,6 +130,10 @@ fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>
                 let _ = sender.blocking_send(Err(error));
                 return;
             }
+        }
+        if costs.asked.load(Ordering::Acquire) && asked_at.is_none_or(|at| at.elapsed() >= COST_AGE) {
+            asked_at = Some(Instant::now());
+            *costs.known.lock().unwrap_or_else(PoisonError::into_inner) = source.cost();
         }
         let mut batch = Batch::default();
         match source.poll(POLL, &mut batch) {

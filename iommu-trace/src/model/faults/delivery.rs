@@ -115,7 +115,9 @@ impl Model {
         if message.flags & FLAG_LAST_PAGE == 0 {
             return;
         }
-        let Some(grave) = self.faults.untold.get(&name) else {
+        // One that was told before may look like another request that is told a wrong id.
+        let waits = !self.faults.waiting.list(&Waiting::Undelivered(name)).is_empty();
+        let Some(grave) = self.faults.untold.get(&name).filter(|grave| !grave.delivered || !waits) else {
             // It may be of a request that has another id; that one comes back with this cookie.
             let seen = Evidence::of(event, "delivery");
             self.faults.keep_stray(name, Stray { device_id: message.device_id, cookie: message.cookie, seen });

@@ -272,7 +272,8 @@ impl Model {
         let Some(group) = self.faults.live_group(ptr).cloned() else { return };
         let freed = Evidence::of(event, "free");
         let grave = group.last.and_then(|last| self.faults.get(last)).and_then(|fault| {
-            let untold = seen.cookie == 0 && matches!(fault.waiting, Some(Waiting::Undelivered(_)));
+            let waits = matches!(fault.waiting, Some(Waiting::Undelivered(_)));
+            let delivered = seen.cookie != 0 || !waits;
             let report = &fault.report;
             let grave = Grave {
                 ptr,
@@ -286,9 +287,10 @@ impl Model {
                 response: fault.stages[Stage::Response as usize].or(fault.witness.map(|witness| witness.seen)),
                 freed,
                 known_since: self.mirror.faults_known_since(report.device.ptr),
+                delivered,
                 told: false,
             };
-            Some((grave, untold.then_some(fault.message())))
+            Some((grave, (waits || fault.delivered.is_some()).then_some(fault.message())))
         });
         let unanswered = group.last.and_then(|last| self.faults.get(last)).and_then(|fault| {
             let freed = Because::Freed(freed);

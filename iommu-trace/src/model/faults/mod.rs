@@ -115,6 +115,8 @@ pub struct Grave {
     pub freed: Evidence,
     /// Since when its device's faults are known.
     pub known_since: Option<u64>,
+    /// User space was told of it.
+    pub delivered: bool,
     /// What happened after was told.
     pub told: bool,
 }
@@ -132,9 +134,9 @@ pub struct Faults {
     /// Messages of no request that is known, the latest few.
     stray: Map<(Message, u32), Stray>,
     strays: VecDeque<(Message, u32)>,
-    /// Freed groups, the message of each that was never delivered, and when it was freed.
+    /// Freed groups, the message of each that user space may be told, and when it was freed.
     freed: VecDeque<(Ptr, Option<Message>, u64)>,
-    /// Freed groups that were never delivered, by what a message of them would say.
+    /// Freed groups by what a message of them would say.
     untold: Map<Message, Grave>,
 }
 

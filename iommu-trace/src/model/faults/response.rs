@@ -16,6 +16,9 @@ use crate::{
 
 impl Model {
     pub(in crate::model) fn answered(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) {
+        if self.answers_another(event, response, effects) {
+            return;
+        }
         let Some(id) = self.find_answered(event, response, effects) else {
             self.counts.unmatched_faults += 1;
             self.answered_nothing(event, response, effects);
@@ -40,6 +43,20 @@ impl Model {
         if !self.features.sees_group_frees {
             self.forget_group_of(id, effects);
         }
+    }
+
+    /// Whether a response is given for one request and names another, and that is certain.
+    fn answers_another(&mut self, event: &Event, response: &PageResponse, effects: &mut Effects) -> bool {
+        let reported = self
+            .calls
+            .report(event.task.tid)
+            .filter(|&id| self.faults.get(id).is_some_and(|fault| fault.report.evt == response.evt));
+        let last = || self.faults.live_group(response.evt)?.last;
+        let breach = reported.or_else(last).and_then(|id| self.faults.get(id)).and_then(|fault| {
+            let named = fault.is(response.pasid, response.grpid) && fault.report.device.ptr == response.device;
+            (!named).then(|| rules::answered_for_another(fault, event, response))
+        });
+        self.judge(breach, event, effects)
     }
 
     /// A response to nothing that is known: to a group that was freed, or to a request that nobody made.

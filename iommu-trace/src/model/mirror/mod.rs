@@ -3,6 +3,7 @@
 mod bonds;
 mod devices;
 mod handles;
+mod index;
 mod pieces;
 mod slots;
 
@@ -18,6 +19,7 @@ use crate::event::{DomainType, Name, Ptr};
 pub(super) use bonds::Bond;
 pub(super) use devices::{Idev, Membership, Reset};
 pub(super) use handles::{Handle, Life};
+use index::Index;
 pub use pieces::snapshot_events;
 
 /// Slots, and handles in them.
@@ -143,17 +145,10 @@ pub struct Device {
     pub(super) reset: Reset,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    slot: Id,
-    /// The attachment's, kept here so that the one question asked for every fault touches one place.
-    device_id: Option<u32>,
-}
-
 /// The mirror. See [`Mirror::device_id`] for the question it is made for.
 #[derive(Debug, Default)]
 pub struct Mirror {
-    index: Map<SlotKey, Entry>,
+    index: Index,
     slots: Slab<Slot>,
     /// Slots that became empty, and when.
     emptied: VecDeque<(SlotKey, u64)>,
@@ -189,13 +184,13 @@ impl Mirror {
     /// iommufd's object id of the device behind a slot, as a fault handler needs it.
     #[must_use]
     pub fn device_id(&self, group: Ptr, pasid: u32) -> Option<u32> {
-        self.index.get(&SlotKey { group, pasid })?.device_id
+        self.index.device_id(SlotKey { group, pasid })
     }
 
     /// A slot, `None` when it never held anything, as far as was seen.
     #[must_use]
     pub fn slot(&self, group: Ptr, pasid: u32) -> Option<&Slot> {
-        self.slots.get(self.index.get(&SlotKey { group, pasid })?.slot)
+        self.slots.get(self.index.slot(SlotKey { group, pasid })?)
     }
 
     /// Every slot of which something is known, in no order.

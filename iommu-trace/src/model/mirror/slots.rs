@@ -1,6 +1,6 @@
 //! Slots and what is in them, and the domains that are used by them.
 
-use super::{Content, Entry, MAX_PAST, MAX_SLOTS, Mirror, Slot, SlotKey};
+use super::{Content, MAX_PAST, MAX_SLOTS, Mirror, Slot, SlotKey};
 use crate::event::Ptr;
 
 /// Slots that are searched for a user of a domain, when the one that came last has left.
@@ -9,7 +9,7 @@ const MAX_SEARCH: usize = 1 << 16;
 impl Mirror {
     /// A slot as it is known; one that is not in the mirror is empty where its group is known.
     pub(in crate::model) fn view(&self, key: SlotKey) -> Slot {
-        if let Some(slot) = self.index.get(&key).and_then(|entry| self.slots.get(entry.slot)) {
+        if let Some(slot) = self.index.slot(key).and_then(|slot| self.slots.get(slot)) {
             return *slot;
         }
         match self.groups.get(&key.group).and_then(|group| group.known_since) {
@@ -29,7 +29,7 @@ impl Mirror {
 
     /// A change of a slot is over: what it made of the slot, `None` when it made nothing of it.
     pub(in crate::model) fn close(&mut self, key: SlotKey, ts: u64, made: Option<(u64, Content)>) {
-        let Some(slot) = self.index.get(&key).and_then(|entry| self.slots.get_mut(entry.slot)) else { return };
+        let Some(slot) = self.index.slot(key).and_then(|slot| self.slots.get_mut(slot)) else { return };
         let overlap = slot.overlap;
         slot.open = slot.open.saturating_sub(1);
         slot.overlap &= slot.open > 0;
@@ -48,9 +48,7 @@ impl Mirror {
         let before = std::mem::replace(&mut slot.content, content);
         (slot.known_since, slot.changed) = (known_since, changed);
         let device_id = slot.attachment().and_then(|attachment| attachment.device_id);
-        if let Some(entry) = self.index.get_mut(&key) {
-            entry.device_id = device_id;
-        }
+        self.index.set_device_id(key, device_id);
         if let Content::Held(before) = before {
             self.leave_domain(before.domain);
             self.leave_idev(before.idev);
@@ -66,15 +64,15 @@ impl Mirror {
     }
 
     fn slot_mut(&mut self, key: SlotKey, initial: Slot) -> Option<&mut Slot> {
-        if let Some(entry) = self.index.get(&key) {
-            return self.slots.get_mut(entry.slot);
+        if let Some(slot) = self.index.slot(key) {
+            return self.slots.get_mut(slot);
         }
         if self.slots.len() >= MAX_SLOTS || key.group.is_null() {
             self.full = true;
             return None;
         }
         let slot = self.slots.insert(initial);
-        self.index.insert(key, Entry { slot, device_id: None });
+        self.index.insert(key, slot);
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.slots.push(&mut self.slots, 0, slot);
         }
@@ -96,11 +94,11 @@ impl Mirror {
     }
 
     pub(super) fn forget_slot(&mut self, key: SlotKey) {
-        let Some(entry) = self.index.remove(&key) else { return };
+        let Some(slot) = self.index.remove(key) else { return };
         if let Some(group) = self.groups.get_mut(&key.group) {
-            group.slots.unlink(&mut self.slots, 0, entry.slot);
+            group.slots.unlink(&mut self.slots, 0, slot);
         }
-        if let Some(Content::Held(held)) = self.slots.remove(entry.slot).map(|slot| slot.content) {
+        if let Some(Content::Held(held)) = self.slots.remove(slot).map(|slot| slot.content) {
             self.leave_domain(held.domain);
             self.leave_idev(held.idev);
         }

@@ -36,6 +36,31 @@ pub fn answered_again(fault: &Fault, event: &Event) -> Option<Breach> {
     ]))
 }
 
+/// An answer is given for one request, and names another: that one was not made, and the first gets none.
+pub fn answered_for_another(fault: &Fault, event: &Event, response: &PageResponse) -> Breach {
+    let pasid = fault.report.pasid().unwrap_or(0);
+    let subject = Subject {
+        group: fault.group_id,
+        device: named(fault.report.device.name),
+        pasid: Some(pasid),
+        handle: fault.handle,
+        device_id: fault.device_id,
+        fault_group: fault.group,
+        grpid: Some(fault.report.grpid),
+        ..Subject::default()
+    };
+    let whom = if fault.report.device.ptr == response.device { "" } else { " of another device" };
+    let message = format!(
+        "the answer to a page request of {} (group index {}) names PASID {}, group index {}{whom}",
+        place(fault.group_id, pasid),
+        fault.report.grpid,
+        response.pasid,
+        response.grpid,
+    );
+    Breach::new(RuleId::DoubleResponse, fault.ts, message, subject)
+        .proven_by([fault.stages[Stage::Report as usize], Some(Evidence::of(event, "response"))])
+}
+
 /// A request is answered that nobody reported. It may have been reported before the trace, unless the device's
 /// faults are known since.
 pub fn never_made(model: &Model, event: &Event, response: &PageResponse) -> Breach {

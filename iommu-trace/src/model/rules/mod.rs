@@ -42,10 +42,10 @@ pub(super) use facts::{Called, Changed, LookedUp, Touch, Touched};
 pub(super) use fault_unanswered::Because;
 pub(super) use refcounted::References;
 pub(super) use {
-    device_id_dangling::unbound,
+    device_id_dangling::{device_left, unbound},
     device_mismatch::delivered as delivered_elsewhere,
     domain_freed_attached::domain_freed,
-    double_response::{answered_again, never_made},
+    double_response::{answered_again, answered_for_another, never_made},
     fault_dropped::reported,
     fault_unanswered::unanswered,
     freed_while_attached::freed,
@@ -54,9 +54,9 @@ pub(super) use {
     group_use_after_free::seen_again,
     iopf_unbalanced::{joined, left},
     partial_leak::{abandoned, left_behind},
-    reset_unbalanced::reset_done,
+    reset_unbalanced::{left_in_reset, reset_done},
     sva_incomplete::bound as bound_incomplete,
-    sva_users::{bound, detached_with_users, unbinding},
+    sva_users::{bound, detached_with_users, unbinding, unbound_and_attached},
 };
 
 /// Rules that look at the return of a change, before it is applied.
@@ -74,7 +74,7 @@ pub(super) const ON_LOOKED_UP: &[fn(&Model, &LookedUp<'_>) -> Option<Breach>] =
 
 /// Rules that look at a fault being handled, delivered or answered.
 pub(super) const ON_TOUCHED: &[fn(&Model, &Touched<'_>) -> Option<Breach>] =
-    &[use_after_detach::touched, wrong_domain::touched];
+    &[use_after_detach::touched, wrong_domain::touched, wrong_domain::cleaned_up];
 
 /// Rules that look at the return of a call of iommufd.
 pub(super) const ON_CALLED: &[fn(&Model, &Called<'_>) -> Option<Breach>] = &[empty_slot::called];

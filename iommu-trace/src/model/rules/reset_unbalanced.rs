@@ -18,3 +18,13 @@ pub fn reset_done(model: &Model, event: &Event, device: &DeviceRef) -> Option<Br
     let breach = Breach::new(RuleId::ResetUnbalanced, reset.known_since.unwrap_or(0), message, subject);
     Some(breach.proven_by([reset.prepared, reset.done, Some(Evidence::of(event, "reset done"))]).unless(beginning))
 }
+
+/// A device leaves its group while its reset is prepared: nobody can bring its domains back.
+pub fn left_in_reset(model: &Model, event: &Event, device: &DeviceRef) -> Option<Breach> {
+    let reset = model.mirror.device(device.ptr)?.reset;
+    let prepared = reset.prepared.filter(|_| reset.depth > 0)?;
+    let message = format!("{} left its group between the reset's prepare and done", device.name);
+    let subject = Subject { group: model.mirror.group_id(device), device: named(device.name), ..Subject::default() };
+    let breach = Breach::new(RuleId::ResetUnbalanced, prepared.ts, message, subject);
+    Some(breach.proven_by([Some(prepared), Some(Evidence::of(event, "removal of the device"))]))
+}

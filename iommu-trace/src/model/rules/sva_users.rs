@@ -6,7 +6,11 @@ use super::{
 };
 use crate::{
     event::{Event, SvaOp},
-    model::{Doubt, Evidence, Model, Subject, judge::Breach, mirror::Bond},
+    model::{
+        Doubt, Evidence, Model, Subject,
+        judge::Breach,
+        mirror::{Bond, Life},
+    },
 };
 
 fn breach(model: &Model, bond: &Bond, op: &SvaOp, event: &Event, message: String) -> Breach {
@@ -49,6 +53,22 @@ pub fn unbinding(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Optio
         format!("bond {} of {at} has {} users, and {} binds of it remain", op.handle.ptr, op.users, bond.users)
     };
     Some(breach(model, bond, op, event, message))
+}
+
+/// An unbind has returned, and no other bind or unbind is running: without users, the bond is out of its slot.
+pub fn unbound_and_attached(model: &Model, event: &Event, op: &SvaOp, bond: &Bond) -> Option<Breach> {
+    if bond.users > 0 || bond.told || bond.known_since == 0 {
+        return None;
+    }
+    let handle = model.mirror.handles.get(&op.handle.ptr)?;
+    let slot = model.mirror.view(handle.key);
+    if handle.life != Life::Live || !slot.holds(op.handle.ptr) {
+        return None;
+    }
+    let at = place(model.mirror.group_id(&op.device), handle.key.pasid);
+    let message = format!("every bind of bond {} of {at} is undone, and it is still attached", op.handle.ptr);
+    let overlap = (slot.open > 0).then_some(Doubt::Overlap);
+    Some(breach(model, bond, op, event, message).proven_by([handle.attach]).unless(overlap))
 }
 
 /// A bond's domain was detached, and more users remain than are leaving.

@@ -113,9 +113,9 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::DeviceIdDangling,
         Severity::Error,
-        "a live handle's iommufd device was unbound or destroyed",
+        "a live handle's iommufd device was unbound or destroyed, or its device leaves its group",
         "idev in a handle is read for every fault delivered, so it outlives the handle",
-        "struct iommufd_attach_handle, iommufd_fault_fops_read()",
+        "struct iommufd_attach_handle, iommufd_fault_fops_read(), struct iommu_sva",
         probes::CHANGES.union(ProbeSet::of(&[ProbeId::IommufdUnbind, ProbeId::IommufdBind])),
     ),
     rule(
@@ -137,7 +137,7 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::FaultDropped,
         Severity::Error,
-        "a report returns an error for a page request, and nobody answered it",
+        "a report returns an error for a page request, and nobody answered it, or not with INVALID",
         "if the report fails, page_response() was called to complete the request",
         "iommu_report_device_fault()",
         probes::RESPONSES.union(ProbeSet::of(&[ProbeId::ReportDeviceFault])),
@@ -145,7 +145,7 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::DoubleResponse,
         Severity::Error,
-        "a request is answered twice, or one never made is answered",
+        "a request is answered twice, or one never made is answered, or the answer to one names another",
         "a page request group takes one response",
         "iopf_group_response(), iopf_queue_remove_device()",
         probes::GROUPS.union(probes::RESPONSES),
@@ -178,18 +178,18 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::WrongDomain,
         Severity::Error,
-        "a fault is handled by another domain than the one in its slot",
-        "a handle's domain is set by its attach, once",
-        "iommu_make_pasid_array_entry(), iommu_report_device_fault()",
-        probes::CHANGES.union(probes::LOOKUPS),
+        "a fault is handled by another domain than the one in its slot, or answered by another handle's clean-up",
+        "a handle's domain is set by its attach, once, and the faults of another handle are none of its affair",
+        "iommu_make_pasid_array_entry(), iommu_report_device_fault(), iommufd_auto_response_faults()",
+        probes::CHANGES.union(probes::LOOKUPS).union(probes::CLEANUPS).union(probes::GROUPS),
     ),
     rule(
         RuleId::SvaUsers,
         Severity::Error,
-        "the count of binds and unbinds disagrees with users, or the bond is gone while users remain",
+        "the count of binds and unbinds disagrees with users, or the bond is gone while users remain, or stays without",
         "each bind takes a reference that one unbind releases; the last one detaches",
         "iommu_sva_bind_device(), iommu_sva_unbind_device()",
-        probes::SVA,
+        probes::SVA.union(ProbeSet::of(&[ProbeId::AttachDevicePasid, ProbeId::DetachDevicePasid])),
     ),
     rule(
         RuleId::SvaIncomplete,
@@ -210,7 +210,7 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::ResetUnbalanced,
         Severity::Error,
-        "PCI reset prepare and done are out of balance",
+        "PCI reset prepare and done are out of balance, or the device goes between them",
         "pci_dev_reset_iommu_done() is paired with a successful pci_dev_reset_iommu_prepare()",
         "pci_dev_reset_iommu_done(): WARN_ON(gdev->reset_depth == 0)",
         probes::RESETS,

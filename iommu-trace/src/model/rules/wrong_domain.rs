@@ -4,7 +4,10 @@ use super::{
     RuleId,
     facts::{LookedUp, Touch, Touched, named, place},
 };
-use crate::model::{Evidence, Model, Subject, judge::Breach, mirror::Life, span::Stage};
+use crate::{
+    event::ProbeId,
+    model::{Evidence, Model, Subject, calls::About, judge::Breach, mirror::Life, span::Stage},
+};
 
 /// The handle in the slot has another domain than it was attached with.
 pub fn looked_up(model: &Model, seen: &LookedUp<'_>) -> Option<Breach> {
@@ -27,6 +30,45 @@ pub fn looked_up(model: &Model, seen: &LookedUp<'_>) -> Option<Breach> {
     let attach = model.mirror.handles.get(&found.ptr).and_then(|handle| handle.attach);
     let breach = Breach::new(RuleId::WrongDomain, seen.slot.known_since, message, subject);
     Some(breach.proven_by([attach, Some(Evidence::of(seen.event, "look-up"))]))
+}
+
+/// The automatic answers for one handle, whose page table goes, reach a fault of another handle, whose page table stays.
+pub fn cleaned_up(model: &Model, seen: &Touched<'_>) -> Option<Breach> {
+    if seen.touch != Touch::Answered {
+        return None;
+    }
+    let fault = seen.fault;
+    let group = fault.group?;
+    let (cleanup, cleaned) = model.calls.find(seen.event.task.tid, |call| match &call.about {
+        About::Object(op) if call.probe == ProbeId::AutoResponse => Some((call.evidence(), op.other)),
+        _ => None,
+    })?;
+    let ptr = fault.handle.filter(|&handle| handle != cleaned && !cleaned.is_null())?;
+    let handle = model.mirror.handles.get(&ptr).filter(|handle| Some(handle.number) == fault.handle_number)?;
+    let pasid = fault.report.pasid().unwrap_or(0);
+    let subject = Subject {
+        group: fault.group_id,
+        device: named(fault.report.device.name),
+        pasid: Some(pasid),
+        handle: Some(ptr),
+        domain: handle.domain.some(),
+        device_id: fault.device_id,
+        fault_group: Some(group),
+        grpid: Some(fault.report.grpid),
+    };
+    let message = format!(
+        "a fault of {} with handle {ptr} was answered by the clean-up of handle {cleaned}",
+        place(fault.group_id, pasid),
+    );
+    let known_since = handle.known_since.min(fault.ts).min(cleanup.ts);
+    let breach = Breach::new(RuleId::WrongDomain, known_since, message, subject);
+    Some(breach.proven_by([
+        handle.attach,
+        fault.stages[Stage::Report as usize],
+        fault.stages[Stage::Lookup as usize],
+        Some(Evidence { what: "clean-up of the other", ..cleanup }),
+        Some(Evidence::of(seen.event, "answered")),
+    ]))
 }
 
 /// The handler is another domain's than the handle was attached with.

@@ -2,13 +2,14 @@
 //!
 //! A [`Script`] is a list of events on one clock; [`Script::by`] says on which thread the next ones happen. The small
 //! methods make one event each; [`By::attach`], [`By::fault`] and their like make the whole sequence that an undisturbed
-//! kernel would.
+//! kernel would. [`examples`] has one script for each rule, which breaks it.
 
 use crate::event::{
-    Comm, DeviceRef, DomainType, Event, FLAG_LAST_PAGE, FLAG_PASID_VALID, HandleRef, Name, OwnerHint, Ptr, Task,
+    Body, Comm, DeviceRef, DomainType, Event, FLAG_LAST_PAGE, FLAG_PASID_VALID, HandleRef, Name, OwnerHint, Ptr, Task,
 };
 
 mod by;
+pub mod examples;
 
 pub use by::By;
 
@@ -208,6 +209,20 @@ impl Script {
     /// The next events happen on thread `tid` (of a process of its own, on the CPU of that number modulo 8).
     pub fn by(&mut self, tid: u32) -> By<'_> {
         By { script: self, task: Task { cpu: tid % 8, pid: tid, tid, comm: Comm::new(&format!("task-{tid}")) } }
+    }
+
+    /// The next events happen on thread `tid` of process `pid`, which calls itself `comm`.
+    pub fn task(&mut self, pid: u32, tid: u32, comm: &str) -> By<'_> {
+        By { script: self, task: Task { cpu: tid % 8, pid, tid, comm: Comm::new(comm) } }
+    }
+
+    /// Groups seen from the event `from` on come back with a cookie, as those do that user space was told of.
+    pub fn answer_with_cookie(&mut self, from: usize, cookie: u32) {
+        for event in self.events.iter_mut().skip(from) {
+            if let Body::FaultGroup(group) = &mut event.body {
+                group.cookie = cookie;
+            }
+        }
     }
 
     /// What a fresh model makes of it, without [`Model::finish`].

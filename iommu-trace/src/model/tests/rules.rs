@@ -3,3 +3,4 @@
 mod faults;
 mod handles;
 mod others;
+mod review;

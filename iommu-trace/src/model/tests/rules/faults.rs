@@ -57,7 +57,7 @@ fn fault_unanswered_when_the_device_goes() {
     let (device, handle, req, mut script) = faulting();
     script.by(20).fault(group(1), &device, &req, &handle);
     script.by(10).device(ProbeId::DeviceRemove, &device);
-    assert_eq!(broken(&script.run()), ["fault-unanswered"]);
+    assert_eq!(broken(&script.run()), ["fault-unanswered", "device-id-dangling"]);
 }
 
 #[test]
@@ -203,7 +203,8 @@ fn partial_leak_the_device_goes_without_leaving_its_queue() {
     script.by(20).report(&device, &Req::partial(None, 9, 0x2000)).lookup(&device, 0, &handle).reported(0);
     let mut lawful = script.clone();
     script.by(10).device(ProbeId::DeviceRemove, &device);
-    assert_eq!(broken(&script.run()), ["partial-leak"]);
-    lawful.by(10).queue_remove(&device).queue_removed(&device).device(ProbeId::DeviceRemove, &device);
+    assert_eq!(broken(&script.run()), ["partial-leak", "device-id-dangling"]);
+    lawful.by(10).queue_remove(&device).queue_removed(&device).detach(&device, 0, &handle);
+    lawful.by(10).device(ProbeId::DeviceRemove, &device);
     assert_eq!(broken(&lawful.run()), [""; 0]);
 }

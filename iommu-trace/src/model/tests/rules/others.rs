@@ -5,7 +5,7 @@ use crate::{
     event::{ProbeId, Ptr},
     model::{
         Doubt, Effects, ModelOptions, RuleId, RuleSet, Severity,
-        testing::{Dev, Hnd, Req, Script, bond, dev, group, hnd, kernel_7_3},
+        testing::{By, Dev, Hnd, Req, Script, bond, dev, examples::example, group, hnd, kernel_7_3},
     },
 };
 
@@ -156,12 +156,41 @@ fn freed_while_referenced_the_caller_frees_first() {
 }
 
 #[test]
+fn a_fault_that_ends_before_the_detach_leaves_priv_to_its_caller() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (handle, req) = (hnd(1, &device), Req::new(Some(7), 1, 0x1000));
+    script.by(10).bind(&device).attach(&device, 7, &handle);
+    script.by(20).fault(group(1), &device, &req, &handle);
+    script.by(30).write(group(1), &device, &req, &handle, 0);
+    script.by(10).detach(&device, 7, &handle);
+    assert_eq!(broken(&by_rules(&script, RuleSet::refcounted())), [""; 0]);
+}
+
+#[test]
+fn a_failed_attach_and_a_failed_look_up_take_no_reference() {
+    let (device, mut script) = (dev(1), Script::new());
+    let (handle, req) = (hnd(1, &device), Req::new(Some(7), 1, 0x1000));
+    script.by(10).bind(&device).core_attach(&device, 7, &handle, -22);
+    script.by(20).report(&device, &req).lookup_fails(&device, 7, -2).page_response(By::evt(20), &device, &req, 1);
+    script.by(20).reported(-22);
+    assert_eq!(broken(&by_rules(&script, RuleSet::refcounted())), [""; 0]);
+}
+
+#[test]
 fn a_silenced_rule_says_nothing() {
     let (device, bond, mut script) = bonded(1);
     script.by(10).sva(ProbeId::SvaBind, &device, None, 9, 0).sva_bound(&device, Some(&bond), 9, 1, 0);
     let effects = by_rules(&script, RuleSet::default().without(RuleId::SvaUsers));
     assert_eq!(broken(&effects), [""; 0]);
     assert_eq!(broken(&by_rules(&script, [RuleId::SvaUsers].into_iter().collect())), ["sva-users"]);
+}
+
+#[test]
+fn attach_while_blocked() {
+    let effects = example(RuleId::AttachWhileBlocked).run();
+    assert_eq!(broken(&effects), ["attach-while-blocked"]);
+    let proof: Vec<_> = effects.violations[0].evidence.iter().map(|piece| (piece.what, piece.task.tid)).collect();
+    assert_eq!(proof, [("reset prepare", 1500), ("entry", 1200), ("return", 1200)]);
 }
 
 #[test]

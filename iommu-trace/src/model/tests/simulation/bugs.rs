@@ -60,10 +60,16 @@ bugs! {
     LoseFault: FaultUnanswered;
     /// A report that fails does not answer.
     NoErrorResponse: FaultDropped;
+    /// A report that fails answers with success.
+    WrongErrorCode: FaultDropped;
     /// A group is answered twice.
     AnswerTwice: DoubleResponse;
     /// A device is answered that did not ask.
     AnswerNothing: DoubleResponse;
+    /// The answer to a group names another request.
+    AnswerOther: DoubleResponse;
+    /// The clean-up of a handle answers another's fault.
+    AnswerOthers: WrongDomain;
     /// An answered group is not freed.
     LeakGroup: GroupLeak;
     /// A fault queue is destroyed with groups in it.
@@ -72,6 +78,8 @@ bugs! {
     FreeGroupTwice: GroupUseAfterFree;
     /// A group is answered after its free.
     AnswerFreed: GroupUseAfterFree;
+    /// A group is delivered again after its free.
+    DeliverFreed: GroupUseAfterFree;
     /// A group forgets a partial request.
     LosePartial: PartialLeak;
     /// The handler of another domain is called.
@@ -80,6 +88,8 @@ bugs! {
     NoReference: SvaUsers;
     /// An unbind detaches though users remain.
     EarlyDetach: SvaUsers;
+    /// The last unbind does not detach.
+    LateDetach: SvaUsers;
     /// A bond is given out before its device is set.
     Incomplete: SvaIncomplete;
     /// A device joins the fault queue again.
@@ -88,4 +98,6 @@ bugs! {
     LeaveTwice: IopfUnbalanced;
     /// A reset is done twice.
     DoneTwice: ResetUnbalanced;
+    /// A PASID is attached in the middle of a reset.
+    AttachBlocked: AttachWhileBlocked;
 }

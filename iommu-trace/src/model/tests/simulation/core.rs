@@ -66,7 +66,8 @@ impl Sim {
         self.lock(n, Lock::Group(group));
         self.add(n, move |sim, n| {
             let occupied = sim.slot(group, pasid).handle.is_some();
-            if occupied && !sim.wrong(Bug::AttachOccupied) {
+            let blocked = sim.blocked[group] > 0 && !sim.wrong(Bug::AttachBlocked);
+            if blocked || (occupied && !sim.wrong(Bug::AttachOccupied)) {
                 sim.unlock(n, Lock::Group(group));
                 sim.ret(n, probe, EBUSY);
                 sim.add(n, move |sim, n| then(sim, n, EBUSY));
@@ -156,7 +157,8 @@ impl Sim {
         self.enter(n, probe, Body::Change(change));
         self.lock(n, Lock::Group(group));
         self.add(n, move |sim, n| {
-            let fails = sim.chance(15);
+            let blocked = sim.blocked[group] > 0 && !sim.wrong(Bug::AttachBlocked);
+            let fails = blocked || sim.chance(15);
             let ret = if fails { EINVAL } else { 0 };
             sim.op(n, group, pasid, seen.domain, ret);
             if !fails && handle.faulting {

@@ -69,7 +69,8 @@ impl Sim {
         let joined = self.devices[device].faulting > 0;
         let Some(handle) = found.filter(handles).filter(|_| joined) else {
             if !self.wrong(Bug::NoErrorResponse) || !req.last {
-                self.page_response(n, By::evt(tid), device, req, 1);
+                let code = u32::from(!self.wrong(Bug::WrongErrorCode));
+                self.page_response(n, By::evt(tid), device, req, code);
             }
             self.reported(n, EINVAL);
             return;
@@ -161,7 +162,8 @@ impl Sim {
         let Some(known) = self.groups.get(&group) else { return };
         let (device, Some(&last)) = (known.device, known.requests.last()) else { return };
         self.group_event(n, ProbeId::GroupResponse, group, Ptr::NULL, code);
-        self.page_response(n, group, device, last, code);
+        let grpid = last.grpid ^ u32::from(self.wrong(Bug::AnswerOther));
+        self.page_response(n, group, device, Req { grpid, ..last }, code);
     }
 
     /// A group is answered and freed.
@@ -188,9 +190,20 @@ impl Sim {
             self.page_response(n, Ptr(0x7777), device, req, code);
         }
         self.add(n, move |sim, n| {
+            if sim.bug == Some(Bug::DeliverFreed) {
+                sim.remember(group);
+            }
             sim.groups.remove(&group);
             sim.free(n, group);
         });
+    }
+
+    /// A group that user space was told of goes, and stays on the list of those to be told.
+    fn remember(&mut self, group: Ptr) {
+        if self.groups.get(&group).is_some_and(|group| group.cookie != 0) {
+            self.numbers += 1;
+            self.ghosts = self.messages(group, self.numbers as u32);
+        }
     }
 
     /// The work queue of SVA's faults.

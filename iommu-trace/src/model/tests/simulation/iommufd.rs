@@ -284,7 +284,9 @@ impl Sim {
                 if sim.wrong(Bug::NoAutoResponse) {
                     return;
                 }
-                let mine = |sim: &Sim, group: &Ptr| sim.groups.get(group).is_some_and(|group| group.handle == ptr);
+                let all = sim.wrong(Bug::AnswerOthers);
+                let mine =
+                    |sim: &Sim, group: &Ptr| sim.groups.get(group).is_some_and(|group| all || group.handle == ptr);
                 let mut left: Vec<Ptr> = sim.deliver.iter().copied().filter(|group| mine(sim, group)).collect();
                 sim.deliver.retain(|group| !left.contains(group));
                 let cookies: Vec<u32> =
@@ -356,6 +358,9 @@ impl Sim {
                     sim.response.insert(cookie, group);
                     messages.extend(sim.messages(group, cookie));
                 }
+                if !sim.ghosts.is_empty() && sim.wrong(Bug::DeliverFreed) {
+                    messages.append(&mut sim.ghosts);
+                }
                 sim.unlock(n, Lock::Queue);
                 let ret = 40 * messages.len() as i64;
                 for message in messages {
@@ -383,7 +388,7 @@ impl Sim {
         });
     }
 
-    fn messages(&mut self, group: Ptr, cookie: u32) -> Vec<Delivered> {
+    pub fn messages(&mut self, group: Ptr, cookie: u32) -> Vec<Delivered> {
         let fault = self.queue;
         let wrong = self.wrong(Bug::WrongId);
         let Some(group) = self.groups.get_mut(&group) else { return Vec::new() };

@@ -14,7 +14,7 @@ mod trials;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use crate::{
-    event::{Body, Comm, DeviceRef, Event, HandleRef, Phase, ProbeId, Ptr, Task},
+    event::{Body, Comm, Delivered, DeviceRef, Event, HandleRef, Phase, ProbeId, Ptr, Task},
     model::{
         Features,
         testing::{Dev, Req, dev_in},
@@ -176,6 +176,10 @@ pub(super) struct Sim {
     /// Reports that run, by number: group and PASID.
     reports: BTreeMap<u64, (usize, u32)>,
     numbers: u64,
+    /// Messages of a group that was freed.
+    ghosts: Vec<Delivered>,
+    /// Resets that block a group.
+    blocked: [u32; GROUPS],
     heap: Vec<Ptr>,
     settling: bool,
 }
@@ -221,6 +225,8 @@ impl Sim {
             held: Vec::new(),
             reports: BTreeMap::new(),
             numbers: 0,
+            ghosts: Vec::new(),
+            blocked: [0; GROUPS],
             heap: Vec::new(),
             settling: false,
         };

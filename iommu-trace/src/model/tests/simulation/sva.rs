@@ -99,18 +99,20 @@ impl Sim {
         self.add(n, move |sim, n| {
             let users = sim.users(pasid).saturating_sub(1);
             sim.bonds.insert(pasid, Bond { handle, users });
-            let Some(&known) = sim.handles.get(&handle) else {
+            // A bond that was detached too early is gone; its memory may be another handle's by now.
+            let known = sim.handles.get(&handle).copied();
+            let Some(known) = known.filter(|known| (known.group, known.pasid) == (group, pasid)) else {
                 sim.unlock(n, Lock::Sva);
                 sim.ret(n, ProbeId::SvaUnbind, 0);
                 return;
             };
             let early = users > 0 && sim.wrong(Bug::EarlyDetach);
-            if users > 0 && !early {
+            let late = users == 0 && sim.wrong(Bug::LateDetach);
+            if (users > 0 && !early) || late {
                 sim.unlock(n, Lock::Sva);
                 sim.ret(n, ProbeId::SvaUnbind, 0);
                 return;
             }
-            debug_assert_eq!(known.group, group);
             let then = move |sim: &mut Sim, n: usize, _| {
                 let body =
                     Body::Domain { domain: known.seen.domain, domain_type: DomainType::SVA, owner: OwnerHint::Sva };
@@ -141,11 +143,25 @@ impl Sim {
         }
         self.enter(n, ProbeId::ResetPrepare, Body::Device(dev));
         let fails = self.chance(10);
-        self.ret(n, ProbeId::ResetPrepare, if fails { -12 } else { 0 });
+        let group = self.devices[device].group;
+        // The second device has no ATS, and is left alone.
+        let blocks = device != 1 && !fails;
+        self.lock(n, Lock::Group(group));
+        self.add(n, move |sim, _| sim.blocked[group] += u32::from(blocks));
+        self.unlock(n, Lock::Group(group));
+        self.add(n, move |sim, n| {
+            let body = Body::Prepared { ret: if fails { -12 } else { 0 }, recovering: Some(sim.blocked[group]) };
+            sim.event(n, ProbeId::ResetPrepare, Phase::Exit, body);
+        });
         if fails {
             return;
         }
+        let until = self.now + 100 * self.pace;
+        self.wait(n, move |sim| sim.now > until || sim.settling);
         self.enter(n, ProbeId::ResetDone, Body::Device(dev));
+        self.lock(n, Lock::Group(group));
+        self.add(n, move |sim, _| sim.blocked[group] -= u32::from(blocks));
+        self.unlock(n, Lock::Group(group));
         if self.wrong(Bug::DoneTwice) {
             self.enter(n, ProbeId::ResetDone, Body::Device(dev));
         }

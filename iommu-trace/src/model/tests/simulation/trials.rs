@@ -257,6 +257,10 @@ fn every_bug_is_found() {
     let mut missed = Vec::new();
     for &bug in Bug::ALL {
         let found: Vec<_> = (0..BUG_SEEDS).filter_map(|seed| find(bug, 1000 + seed)).collect();
+        let mut steps: Vec<usize> = found.iter().map(|(steps, _)| *steps).collect();
+        steps.sort_unstable();
+        let median = steps.get(steps.len() / 2).copied().unwrap_or(0);
+        println!("| `{bug:?}` | {} of {BUG_SEEDS} | {median} | {} |", found.len(), steps.last().unwrap_or(&0));
         if found.len() < FOUND {
             missed.push(format!("{bug:?} in {} of {BUG_SEEDS} runs", found.len()));
         }
