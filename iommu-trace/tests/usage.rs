@@ -23,7 +23,21 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn help_of_every_command() {
-    for command in ["", "trace", "check", "handles", "serve", "doctor", "completions", "man"] {
+    let commands = [
+        "",
+        "trace",
+        "check",
+        "handles",
+        "record",
+        "stats",
+        "report",
+        "export",
+        "serve",
+        "doctor",
+        "completions",
+        "man",
+    ];
+    for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());

@@ -30,7 +30,8 @@ Examples:
   iommu-trace check -- ./my_test
   iommu-trace check --track-frees --duration 1m
   iommu-trace check --silence device-id-dangling --format json --output check.jsonl -- make check
-  iommu-trace check --ownership refcounted -- ./my_test")]
+  iommu-trace check --ownership refcounted -- ./my_test
+  iommu-trace check --from run.itr")]
 pub struct Check {
     #[command(flatten)]
     arguments: CheckArgs,
@@ -64,7 +65,7 @@ pub struct CheckArgs {
     pub strict: bool,
 
     /// End after this time.
-    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
     pub duration: Option<Duration>,
 
     /// Watch on for this long when the command has ended: what it left behind is taken down then.
@@ -73,7 +74,7 @@ pub struct CheckArgs {
 
     /// A command to start once everything is attached; the run ends with it and takes its exit status. If the run ends
     /// first, the command gets SIGTERM.
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from")]
     pub command: Vec<OsString>,
 
     /// Text for people, or JSON lines for programs.

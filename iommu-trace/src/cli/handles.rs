@@ -1,17 +1,21 @@
 //! `iommu-trace handles`: what is attached now.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use globset::GlobSet;
 
-use super::{complain, filter, log, parse};
+use super::{
+    complain, filter, log,
+    parse::{self, Moment},
+};
 use crate::{
-    event::{Event, ProbeId},
-    model::{Effects, Model, ModelOptions},
+    event::{Body, Event, ProbeId},
+    model::{Effects, Model, ModelOptions, RuleSet, snapshot_events},
     output::{Holdings, Output, Seen},
     probes::Verdict,
+    recording,
     source::{
         Batch, Progress, Source,
         live::{self, LiveOptions},
@@ -29,7 +33,8 @@ const POLL: Duration = Duration::from_millis(50);
 Examples:
   iommu-trace handles
   iommu-trace handles --device '0000:3b:*'
-  iommu-trace handles --json | jq '.groups[].slots[] | select(.owner == \"iommufd\")'")]
+  iommu-trace handles --json | jq '.groups[].slots[] | select(.owner == \"iommufd\")'
+  iommu-trace handles --from run.itr --at 2.5s")]
 pub struct Handles {
     /// Only these IOMMU groups.
     #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = parse::number)]
@@ -47,6 +52,14 @@ pub struct Handles {
     #[arg(long)]
     json: bool,
 
+    /// Show what was attached in this recording, in place of the running kernel; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+
+    /// At this time of the recording: a duration since its beginning, as 2.5s, or a time in UTC. Its end otherwise.
+    #[arg(long, value_name = "TIME", value_parser = parse::moment, requires = "from", allow_hyphen_values = true)]
+    at: Option<Moment>,
+
     /// Tell on standard error what the tracer itself does; twice for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -56,13 +69,15 @@ impl Handles {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         log::to_stderr(self.verbose);
         let devices = filter::globs("--device", &self.device)?;
-        let source = live::open(&LiveOptions {
-            topics: Vec::new(),
-            verbose: self.verbose > 0,
-            snapshot: true,
-            ..LiveOptions::default()
-        })?;
-        let mut holdings = holdings(source)?;
+        let mut holdings = match &self.from {
+            Some(path) => holdings_at(recording::open(path)?, self.at)?,
+            None => holdings(live::open(&LiveOptions {
+                topics: Vec::new(),
+                verbose: self.verbose > 0,
+                snapshot: true,
+                ..LiveOptions::default()
+            })?)?,
+        };
         if holdings.lost > 0 {
             complain("warning", &format!("{} pieces were lost, what is shown is not complete", holdings.lost));
         }
@@ -120,5 +135,37 @@ pub fn holdings(mut source: Box<dyn Source>) -> anyhow::Result<Holdings> {
             break;
         }
     }
+    Ok(Holdings::collect(&info, &pieces, &Seen::of(&model)))
+}
+
+/// What the mirror holds at a time of a recording, or at its end.
+pub fn holdings_at(mut source: Box<dyn Source>, at: Option<Moment>) -> anyhow::Result<Holdings> {
+    let info = source.info().clone();
+    let until = at.map_or(u64::MAX, |at| at.ts(info.started_ns, info.epoch_offset_ns));
+    let options = ModelOptions { rules: RuleSet::NONE, ..ModelOptions::default() };
+    let mut model = Model::new(info.features.clone(), options);
+    let mut effects = Effects::default();
+    let mut lost = Vec::new();
+    let mut newest = info.started_ns;
+    'all: loop {
+        let mut batch = Batch::default();
+        let progress = source.poll(POLL, &mut batch)?;
+        for event in batch.events {
+            if event.ts > until {
+                break 'all;
+            }
+            newest = newest.max(event.ts);
+            model.apply(&event, &mut effects);
+            effects.clear();
+            if matches!(event.body, Body::Lost { .. }) {
+                lost.push(event);
+            }
+        }
+        if progress == Progress::End {
+            break;
+        }
+    }
+    let mut pieces = lost;
+    pieces.extend(snapshot_events(model.mirror(), if at.is_some() { until } else { newest }));
     Ok(Holdings::collect(&info, &pieces, &Seen::of(&model)))
 }

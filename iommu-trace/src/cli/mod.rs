@@ -6,8 +6,11 @@
 mod check;
 mod command;
 mod completions;
+mod consumer;
 mod doctor;
+mod export;
 mod filter;
+mod flow;
 mod handles;
 mod log;
 mod man;
@@ -15,11 +18,14 @@ pub(crate) mod mirror;
 mod options;
 mod parse;
 mod processes;
+mod record;
+mod report;
 mod run;
 mod serve;
 mod session;
 mod signals;
 mod source;
+mod stats;
 mod trace;
 
 use std::process::ExitCode;
@@ -31,12 +37,15 @@ use crate::output::is_closed_pipe;
 pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
 pub use filter::{Filter, Pids, Processes};
-pub use handles::holdings;
-pub use options::{ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs};
+pub use handles::{holdings, holdings_at};
+pub use options::{ConsumerOptions, FromArgs, LiveArgs, OutputArgs, SelectArgs, StopArgs};
+pub use parse::Moment;
 pub use processes::Descendants;
+pub use record::RecordArgs;
 pub use run::Run;
 pub use serve::ServeArgs;
 pub use session::Judging;
+pub use stats::StatsArgs;
 
 /// Bad usage or a failed set-up.
 pub const EXIT_USAGE: u8 = 2;
@@ -59,6 +68,10 @@ enum Command {
     Trace(Box<trace::Trace>),
     Check(Box<check::Check>),
     Handles(handles::Handles),
+    Record(Box<record::Record>),
+    Stats(Box<stats::Stats>),
+    Report(Box<report::Report>),
+    Export(Box<export::Export>),
     Serve(Box<serve::Serve>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -80,6 +93,10 @@ pub fn main() -> ExitCode {
         Command::Trace(trace) => trace.run(),
         Command::Check(check) => check.run(),
         Command::Handles(handles) => handles.run(),
+        Command::Record(record) => record.run(),
+        Command::Stats(stats) => stats.run(),
+        Command::Report(report) => report.run(),
+        Command::Export(export) => export.run(),
         Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),

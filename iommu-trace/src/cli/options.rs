@@ -73,7 +73,7 @@ pub struct SelectArgs {
 #[command(next_help_heading = "When it ends (also on SIGINT and SIGTERM, with the summary)")]
 pub struct StopArgs {
     /// End after this time.
-    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
     pub duration: Option<Duration>,
 
     /// End after this many events were shown.
@@ -82,7 +82,7 @@ pub struct StopArgs {
 
     /// A command to start once everything is attached; the run ends with it and takes its exit status. If the run ends
     /// first, the command gets SIGTERM.
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "from")]
     pub command: Vec<OsString>,
 }
 
@@ -111,10 +111,32 @@ pub struct OutputArgs {
     pub time: TimeForm,
 }
 
+/// Where events come from: the running kernel, unless a recording is named.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Where it comes from, and goes besides")]
+pub struct FromArgs {
+    /// Read this recording in place of the running kernel; `-` is standard input. Topics that were not recorded are not
+    /// there. Needs no privileges.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["buffer_size", "track_frees"]
+    )]
+    pub from: Option<PathBuf>,
+
+    /// Record everything that is seen to this file, too.
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub record: Option<PathBuf>,
+}
+
 /// How it is traced.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "How it is traced")]
 pub struct LiveArgs {
+    /// Where it comes from.
+    #[command(flatten)]
+    pub from: FromArgs,
+
     /// Room for events that wait to be read; a power of two is best. Larger loses less under a storm.
     #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "16M")]
     pub buffer_size: u32,

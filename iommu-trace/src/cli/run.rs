@@ -4,20 +4,27 @@
 //! Works with any source. Everything runs on one thread, but for the source's reader ([`crate::source::spawn`]); a
 //! second signal ends the process from within the handler, and so even when a write blocks.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    ConsumerOptions, Filter,
+    ConsumerOptions, Filter, FromArgs, StopArgs,
     command::{Workload, find_command},
+    consumer::Consumer,
+    processes::Descendants,
     session::{Judging, Session},
     signals::Signals,
 };
 use crate::{
-    output::{Exit, Output, Reason, Start, is_closed_pipe},
-    source::{self, Source},
+    output::{Exit, Output, Reason, Start, is_closed_pipe, quoted},
+    source::{self, Source, Stream},
 };
 
 /// A run that is checked and may begin: nothing has been traced or printed.
@@ -37,6 +44,7 @@ impl<'a> Run<'a> {
         if filter.follows_command() && program.is_none() {
             bail!("`--pid command` stands for the command after `--`, and there is none");
         }
+        refuse_same_file(&options.live.from, options.output.output.as_deref())?;
         let output = Output::open(options.output.output.as_ref())?;
         Ok(Run { options, filter, program, output, judging: None })
     }
@@ -55,28 +63,74 @@ impl<'a> Run<'a> {
 
     /// Runs it to its end. The source has its probes attached.
     pub fn consume(self, source: Box<dyn Source>) -> anyhow::Result<ExitCode> {
+        let Run { options, filter, program, output, judging } = self;
+        let followed = filter.follows_command();
+        let drive = Drive { stop: &options.stop, program, followed };
+        drive.run(source, |stream| {
+            let info = Arc::clone(stream.info());
+            let stacks = options.output.stacks.then(|| Arc::clone(stream.stacks()));
+            let mut session = Session::new(options, &info, stacks, filter, output, judging);
+            let command = command_words(&options.stop);
+            let start = Start { info: &info, topics: &options.select.events, command: &command };
+            session.start(&start)?;
+            Ok(session)
+        })
+    }
+}
+
+/// A recording is not written over while it is read.
+pub fn refuse_same_file(from: &FromArgs, output: Option<&Path>) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let id =
+        |path: &Path| std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|of| (of.dev(), of.ino()));
+    if let (Some(from), Some(output)) = (&from.from, output)
+        && let (Some(a), Some(b)) = (id(from), id(output))
+        && a == b
+    {
+        bail!("--output {} is the recording that --from reads: name another file", quoted(output));
+    }
+    Ok(())
+}
+
+/// The command after `--`, as texts.
+pub fn command_words(stop: &StopArgs) -> Vec<String> {
+    stop.command.iter().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// Gives the batches of a source to a consumer, until a limit, a signal, the command's end or the source's end.
+pub struct Drive<'a> {
+    /// When it ends.
+    pub stop: &'a StopArgs,
+    /// The command, found.
+    pub program: Option<PathBuf>,
+    /// Whether descendants of the command stay known as such.
+    pub followed: bool,
+}
+
+impl Drive<'_> {
+    /// Runs it to its end. What `begin` writes is out before the command can write to the same terminal or pipe.
+    pub fn run<C: Consumer>(
+        self,
+        source: Box<dyn Source>,
+        begin: impl FnOnce(&Stream) -> anyhow::Result<C>,
+    ) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot set up the event loop")?;
-        runtime.block_on(self.consume_async(source))
+        runtime.block_on(self.run_async(source, begin))
     }
 
-    async fn consume_async(self, source: Box<dyn Source>) -> anyhow::Result<ExitCode> {
-        let Run { options, filter, program, output, judging } = self;
+    async fn run_async<C: Consumer>(
+        self,
+        source: Box<dyn Source>,
+        begin: impl FnOnce(&Stream) -> anyhow::Result<C>,
+    ) -> anyhow::Result<ExitCode> {
+        let Drive { stop, program, followed } = self;
         let mut signals = Signals::new().context("cannot handle signals")?;
         let mut stream = source::spawn(source)?;
         let control = stream.control();
-        let info = Arc::clone(stream.info());
-        let followed = filter.follows_command();
-        let stacks = options.output.stacks.then(|| Arc::clone(stream.stacks()));
-        let mut session = Session::new(options, &info, stacks, filter, output, judging);
-
-        let command: Vec<String> =
-            options.stop.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        let start = Start { info: &info, topics: &options.select.events, command: &command };
-        // Out before the command can write to the same terminal or pipe.
-        session.start(&start)?;
+        let mut consumer = begin(&stream)?;
 
         let mut ending: Option<Reason> = None;
         let mut failed: Option<anyhow::Error> = None;
@@ -84,7 +138,9 @@ impl<'a> Run<'a> {
         let mut writable = true;
         let mut workload = None;
         if let Some(program) = program {
-            match Workload::start(&program, &options.stop.command, followed, &mut session.processes) {
+            let mut nobody = Descendants::none();
+            let processes = consumer.processes().unwrap_or(&mut nobody);
+            match Workload::start(&program, &stop.command, followed, processes) {
                 Ok(started) => workload = Some(started),
                 Err(error) => {
                     failed = Some(error);
@@ -93,7 +149,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        let deadline = options.stop.duration.and_then(|duration| Instant::now().checked_add(duration));
+        let deadline = stop.duration.and_then(|duration| Instant::now().checked_add(duration));
         // Until when to watch on after the command's end.
         let mut settled: Option<Instant> = None;
 
@@ -106,16 +162,16 @@ impl<'a> Run<'a> {
                 reason = signals.next(), if ending.is_none() => Some(settled.map_or(reason, |_| Reason::Command)),
                 ended = wait(workload.as_mut()), if running => {
                     ended?;
-                    settled = session.settled_at().filter(|_| ending.is_none());
+                    settled = consumer.settled_at().filter(|_| ending.is_none());
                     settled.is_none().then_some(Reason::Command)
                 }
                 () = until(settled), if ending.is_none() && settled.is_some() => Some(Reason::Command),
                 () = until(deadline), if ending.is_none() && deadline.is_some() => {
                     Some(settled.map_or(Reason::Duration, |_| Reason::Command))
                 }
-                () = until(session.waiting), if session.waiting.is_some() => {
-                    if let Err(error) = session.flush() {
-                        failed.get_or_insert(error.into());
+                () = until(consumer.waiting()), if consumer.waiting().is_some() => {
+                    if let Err(error) = consumer.flush() {
+                        failed.get_or_insert(error);
                         writable = false;
                         break;
                     }
@@ -131,10 +187,10 @@ impl<'a> Run<'a> {
                         ending = Some(Reason::Error);
                         None
                     }
-                    Some(Ok(batch)) => match session.take(&batch) {
-                        Ok(()) => session.is_full().then_some(Reason::Count),
+                    Some(Ok(batch)) => match consumer.take(&batch) {
+                        Ok(()) => consumer.is_full().then_some(Reason::Count),
                         Err(error) => {
-                            failed.get_or_insert(error.into());
+                            failed.get_or_insert(error);
                             writable = false;
                             break;
                         }
@@ -159,15 +215,15 @@ impl<'a> Run<'a> {
         let end = workload.and_then(|workload| workload.end);
         if writable {
             let exit = Exit { reason, command: end };
-            if let Err(error) = session.end(exit, info.started_ns) {
-                failed.get_or_insert(error.into());
+            if let Err(error) = consumer.end(exit) {
+                failed.get_or_insert(error);
             }
         }
         match (failed, reason, end) {
             // That nobody reads on does not make it clean.
-            (Some(error), ..) if is_closed_pipe(&error) => session.verdict().ok_or(error),
+            (Some(error), ..) if is_closed_pipe(&error) => consumer.verdict().ok_or(error),
             (Some(error), ..) => Err(error),
-            (None, ..) if session.verdict().is_some() => Ok(session.verdict().unwrap_or(ExitCode::SUCCESS)),
+            (None, ..) if consumer.verdict().is_some() => Ok(consumer.verdict().unwrap_or(ExitCode::SUCCESS)),
             (None, Reason::Command, Some(end)) => Ok(ExitCode::from(end.exit_code())),
             _ => Ok(ExitCode::SUCCESS),
         }

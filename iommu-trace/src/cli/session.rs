@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{ConsumerOptions, Filter, mirror, processes::Descendants};
 use crate::{
-    event::{Body, Event, SlotWhat},
+    event::{Body, Event, ProbeId, SlotWhat},
     model::{Effects, Measure, Model, ModelOptions, RULES, RuleId, RuleSet},
     output::{
         Blind, Clock, Exit, Format, JsonSink, Judged, Mirrored, Output, Quantiles, Refcounted, Sink, Start, Tally,
@@ -72,6 +72,10 @@ impl Session {
         judging: Option<Judging>,
     ) -> Self {
         let terminal = output.is_terminal();
+        // A recording says by itself whether frees were watched.
+        let frees = ProbeId::Kfree.function();
+        let sees_frees = info.probes.iter().any(|probe| probe.function == frees && probe.verdict == Verdict::Ok);
+        let judging = judging.map(|judging| Judging { track_frees: judging.track_frees || sees_frees, ..judging });
         let defaults = ModelOptions::default();
         let model = ModelOptions {
             stages: options.output.stages,
@@ -195,10 +199,10 @@ impl Session {
     }
 
     /// There will be no more: tells the summary.
-    pub fn end(&mut self, exit: Exit, started_ns: u64) -> io::Result<()> {
+    pub fn end(&mut self, exit: Exit) -> io::Result<()> {
         self.model.finish(self.upto, &mut self.effects);
         self.show()?;
-        let mut summary = self.tally.summary(started_ns, self.upto, exit);
+        let mut summary = self.tally.summary(self.info.started_ns, self.upto, exit);
         summary.mirror = self.mirrored();
         summary.check = self.judging.as_ref().map(|judging| self.judged(judging));
         self.sink.end(&summary)?;

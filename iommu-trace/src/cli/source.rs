@@ -1,22 +1,32 @@
 //! Which source a consumer reads: the running kernel, or a recording.
 
-use super::ConsumerOptions;
+use super::{ConsumerOptions, run::command_words};
 use crate::{
     model::span::Topic,
+    recording::{self, Header, Target, Tee},
     source::{
         Source,
         live::{self, LiveOptions},
     },
 };
 
-/// Opens what the options ask for. Of a live kernel, `topics` are probed.
+/// Opens what the options ask for. Of a live kernel, `topics` are probed; a recording has those that it was made with.
 pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<dyn Source>> {
-    live::open(&LiveOptions {
+    if let Some(path) = &options.live.from.from {
+        return recording::open(path);
+    }
+    let record = &options.live.from.record;
+    let target = record.as_deref().map(Target::new).transpose()?;
+    let source = live::open(&LiveOptions {
         topics: topics.to_vec(),
-        stacks: options.output.stacks,
+        // Who reads the recording may ask for them.
+        stacks: options.output.stacks || target.is_some(),
         buffer_size: options.live.buffer_size,
         verbose: options.live.verbose > 0,
         track_frees: options.live.track_frees,
         snapshot: true,
-    })
+    })?;
+    let Some(target) = target else { return Ok(source) };
+    let header = Header::new(source.info(), topics, &command_words(&options.stop));
+    Ok(Box::new(Tee::new(source, &target, &header)?))
 }

@@ -16,7 +16,8 @@ use crate::kernel;
 Examples:
   iommu-trace trace
   iommu-trace trace --events fault --device '0000:3b:*' --min-latency 100us
-  iommu-trace trace --format json --output trace.jsonl --stacks -- ./my_test")]
+  iommu-trace trace --format json --output trace.jsonl --stacks -- ./my_test
+  iommu-trace trace --from run.itr --device '0000:3b:*'")]
 pub struct Trace {
     #[command(flatten)]
     options: ConsumerOptions,
@@ -27,7 +28,9 @@ impl Trace {
         let options = &self.options;
         log::to_stderr(options.live.verbose);
         let run = Run::new(options)?;
-        warn_of_the_unknown(&run, options);
+        if options.live.from.from.is_none() {
+            warn_of_the_unknown(&run, options);
+        }
         let source = source::open(options, &options.select.events)?;
         run.consume(source)
     }

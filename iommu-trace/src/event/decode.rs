@@ -51,7 +51,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         probe,
         phase,
         stack: u32::try_from(header.stack).ok(),
-        body: body(probe, phase, payload)?,
+        body: decode_body(probe, phase, payload)?,
     })
 }
 
@@ -63,7 +63,8 @@ fn read<T: FromBytes>(probe: ProbeId, payload: &[u8]) -> Result<T, DecodeError> 
     T::read_from_prefix(payload).map(|(value, _)| value).map_err(|_| short::<T>(probe.function(), payload.len()))
 }
 
-fn body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeError> {
+/// Decodes a record's payload.
+pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body, DecodeError> {
     use ProbeId as P;
     Ok(match (probe, phase) {
         (

@@ -5,9 +5,11 @@
 //! can all make them.
 
 mod decode;
+mod encode;
 mod types;
 
-pub use decode::{DecodeError, decode};
+pub use decode::{DecodeError, decode, decode_body};
+pub use encode::{NoRecord, encode, encode_body};
 pub use types::*;
 
 pub use iommu_trace_common::{Phase, ProbeId};

@@ -59,9 +59,10 @@ pub use effects::Effects;
 pub use features::Features;
 pub use judge::{Doubt, Judgements};
 pub use latency::{Latencies, LatencyKey, LatencySet, Measure};
-pub use mirror::{Attachment, Content, Device, Group, Mirror, Slot, SlotKey};
+pub use mirror::{Attachment, Content, Device, Group, Mirror, Slot, SlotKey, snapshot_events};
 pub use options::{Clock, ModelOptions, ProbeSet};
 pub use rules::{RULES, Rule, RuleId, RuleSet, UnknownRule};
+pub(crate) use table::Map;
 pub use violation::{Evidence, Severity, Subject, Violation};
 
 use self::{

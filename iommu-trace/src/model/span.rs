@@ -137,6 +137,26 @@ pub enum Topic {
     Reset,
 }
 
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Topic; 7] =
+        [Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Dma, Topic::Invalidate, Topic::Reset];
+
+    /// As `--events` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Topic::Attach => "attach",
+            Topic::Fault => "fault",
+            Topic::Sva => "sva",
+            Topic::Iommufd => "iommufd",
+            Topic::Dma => "dma",
+            Topic::Invalidate => "invalidate",
+            Topic::Reset => "reset",
+        }
+    }
+}
+
 impl SpanKind {
     /// The public name of the event, as in its JSON form.
     #[must_use]

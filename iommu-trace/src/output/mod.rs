@@ -31,6 +31,7 @@ pub use file::{Output, OutputError, is_closed_pipe};
 pub use holdings::{Domain, HeldGroup, HeldSlot, Holdings, Seen};
 pub use json::JsonSink;
 pub use judged::{Blind, Judged, Mirrored, Refcounted, Unjudged, Watched};
+pub(crate) use palette::Painted;
 pub use palette::Palette;
 pub use summary::{CommandEnd, Exit, FaultCounts, Lost, Quantiles, Reason, Summary, Tally};
 pub use text::{TextOptions, TextSink};

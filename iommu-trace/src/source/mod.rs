@@ -8,14 +8,14 @@ mod stream;
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{event::Event, model::Features, probes::ProbeStatus};
 
 pub use stream::{Stream, StreamControl, spawn};
 
 /// What is known of a source before its first event.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInfo {
     /// `uname -r` of the traced kernel.
     pub kernel: String,

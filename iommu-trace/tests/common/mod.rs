@@ -4,6 +4,7 @@
 pub mod busy;
 pub mod grafana;
 pub mod promql;
+pub mod recorded;
 pub mod scripted;
 pub mod serving;
 

@@ -5,6 +5,7 @@ mod broken;
 mod clean;
 mod compare;
 mod lifecycle;
+mod recorded;
 mod serve;
 mod session;
 mod trace;
@@ -132,9 +133,18 @@ impl Guest {
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static GuestTest> {
-    [boot::TESTS, traced::TESTS, lifecycle::TESTS, serve::TESTS, usage::TESTS, clean::TESTS, broken::TESTS]
-        .into_iter()
-        .flatten()
+    [
+        boot::TESTS,
+        traced::TESTS,
+        recorded::TESTS,
+        lifecycle::TESTS,
+        serve::TESTS,
+        usage::TESTS,
+        clean::TESTS,
+        broken::TESTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]

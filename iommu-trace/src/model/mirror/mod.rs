@@ -4,6 +4,7 @@ mod bonds;
 mod devices;
 mod handles;
 mod index;
+mod pieces;
 mod slots;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ pub(super) use bonds::Bond;
 pub(super) use devices::{Idev, Membership, Reset};
 pub(super) use handles::{Handle, Life};
 use index::Index;
+pub use pieces::snapshot_events;
 
 /// Slots, and handles in them.
 const MAX_SLOTS: usize = 1 << 21;

@@ -1,0 +1,95 @@
+//! The mirror told as the pieces of a snapshot: with it a recording can begin in the middle of things.
+
+use super::{Content, Device, Mirror};
+use crate::{
+    event::{Body, DeviceRef, Event, HandleRef, OwnerHint, Phase, ProbeId, Ptr, SlotState, SlotWhat, Task},
+    model::span::Owner,
+};
+
+impl Mirror {
+    /// What it holds, group by group, as the kernel's snapshot would tell it. A group of which not everything is known is
+    /// told as one that could not be followed to its end.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<SlotState> {
+        let mut groups: Vec<_> = self.groups().collect();
+        groups.sort_by_key(|(ptr, group)| (group.id, *ptr));
+        let mut members: Vec<(Ptr, &Device)> = self.devices().collect();
+        members.sort_by_key(|(ptr, device)| (device.group, device.name, *ptr));
+        let mut pieces = Vec::new();
+        for (ptr, group) in groups {
+            let of_group = DeviceRef { group: ptr, group_id: group.id, ..DeviceRef::default() };
+            let piece = SlotState { device: of_group, ..SlotState::default() };
+            let begin = members.partition_point(|(_, device)| device.group < ptr);
+            let devices = || members[begin..].iter().take_while(|(_, device)| device.group == ptr);
+            let member = |(device, known): &(Ptr, &Device)| DeviceRef { ptr: *device, name: known.name, ..of_group };
+            pieces.push(SlotState { what: SlotWhat::Group, domain: group.domain, ..piece });
+            pieces.push(SlotState { what: SlotWhat::DefaultDomain, domain: group.default_domain, ..piece });
+            pieces.extend(devices().map(|known| SlotState { what: SlotWhat::Member, device: member(known), ..piece }));
+            let mut complete = group.known_since.is_some();
+            // Whether a group that is in another domain than its default has it attached without a handle is told from
+            // just that, here as in a snapshot.
+            let own = group.domain == group.default_domain || group.domain.is_null();
+            for key in self.slots_of(ptr) {
+                let slot = self.view(key);
+                match slot.content {
+                    Content::Empty => {}
+                    Content::Unknown => complete &= key.pasid == 0 && !own,
+                    Content::Held(held) => {
+                        let first = devices().next().map(member);
+                        let device = match self.device(held.device) {
+                            Some(known) => member(&(held.device, known)),
+                            None => first.unwrap_or(of_group),
+                        };
+                        let owner = match held.owner {
+                            Owner::Iommufd => OwnerHint::Iommufd,
+                            Owner::Sva => OwnerHint::Sva,
+                            Owner::Vfio | Owner::Kernel => OwnerHint::Unknown,
+                        };
+                        let handle = held.handle.map_or_else(HandleRef::default, |handle| HandleRef {
+                            ptr: handle,
+                            domain: held.domain,
+                            domain_type: held.domain_type,
+                            device: held.device,
+                            idev: held.idev,
+                            device_id: held.device_id,
+                            owner,
+                        });
+                        pieces.push(SlotState {
+                            what: SlotWhat::Entry,
+                            device,
+                            handle,
+                            domain: held.domain,
+                            domain_type: held.domain_type,
+                            domain_owner: owner,
+                            pasid: key.pasid,
+                            users: held.handle.and_then(|handle| self.bonds.get(&handle)).map_or(0, |bond| bond.users),
+                        });
+                    }
+                }
+            }
+            pieces.push(SlotState { what: SlotWhat::End, pasid: u32::from(!complete), ..piece });
+        }
+        pieces
+    }
+}
+
+/// What a mirror holds as the events of a snapshot that was begun at `ts`. A group's last piece comes a nanosecond after
+/// the others, as time passes between them in the kernel's.
+#[must_use]
+pub fn snapshot_events(mirror: &Mirror, ts: u64) -> Vec<Event> {
+    let mut events: Vec<Event> = mirror
+        .pieces()
+        .into_iter()
+        .map(|piece| Event {
+            ts: ts.saturating_add(u64::from(piece.what == SlotWhat::End)),
+            task: Task::default(),
+            probe: ProbeId::GroupShowType,
+            phase: Phase::Enter,
+            stack: None,
+            body: Body::Slot(piece),
+        })
+        .collect();
+    // In the order of time; the pieces of a group stay in theirs.
+    events.sort_by_key(|event| event.ts);
+    events
+}
