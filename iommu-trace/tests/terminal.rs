@@ -12,6 +12,12 @@ use std::{
 /// Far more than it takes on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Whether the shell has said how the dashboard ended, and waits for the next line: what was typed says `ended`, too.
+fn has_ended(screen: &str) -> bool {
+    let said = screen.lines().any(|line| line.starts_with("ended with "));
+    said && screen.trim_end().lines().last().is_some_and(|line| line.trim_end() == "ready>")
+}
+
 /// A shell in a terminal of its own.
 struct Terminal {
     socket: String,
@@ -74,10 +80,9 @@ impl Terminal {
 
     /// The dashboard has ended with this status, and the terminal is what it was.
     fn given_back(&self, status: &str) {
-        let screen = self.wait("the end", |screen| screen.contains("ended with"));
-        assert!(screen.contains(&format!("ended with {status}")), "{screen}");
-        let screen = self.wait("the comparison", |screen| screen.matches("ready>").count() > 1);
-        assert!(screen.contains("as before") && !screen.contains("Overview"), "{screen}");
+        let screen = self.wait("the shell", has_ended);
+        assert!(screen.contains(&format!("ended with {status}\n")), "{screen}");
+        assert!(screen.contains("\nas before\n") && !screen.contains("Overview"), "{screen}");
         assert_eq!(self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]).trim(), "0 1");
     }
 
@@ -156,8 +161,8 @@ fn it_steps_aside_and_comes_back() {
             signal => terminal.signal(signal),
         }
         // The shell has the terminal, set as it was; then the dashboard has it again.
-        let screen = terminal.wait("the shell", |screen| screen.contains("ended with"));
-        assert!(screen.contains("as before") && !screen.contains("Overview"), "{screen}");
+        let screen = terminal.wait("the shell", has_ended);
+        assert!(screen.contains("\nas before\n") && !screen.contains("Overview"), "{screen}");
         terminal.run("fg");
         terminal.wait("the dashboard again", |screen| screen.contains("Overview") && screen.contains("END"));
         terminal.key("2");
