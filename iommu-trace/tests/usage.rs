@@ -23,9 +23,22 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn help_of_every_command() {
-    for command in
-        ["", "trace", "top", "check", "handles", "record", "stats", "report", "export", "doctor", "completions", "man"]
-    {
+    let commands = [
+        "",
+        "trace",
+        "top",
+        "check",
+        "handles",
+        "record",
+        "stats",
+        "report",
+        "export",
+        "serve",
+        "doctor",
+        "completions",
+        "man",
+    ];
+    for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());
@@ -57,6 +70,13 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["check", "--ownership", "shared"], "[possible values: caller-owned, refcounted]"),
     (&["check", "--violations-exit", "256"], "256 is not in 0..=255"),
     (&["handles", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
+    (&["serve", "--listen", "somewhere"], "invalid socket address"),
+    (&["serve", "--otlp", "collector:4317"], "not a URL such as http://collector:4318"),
+    (
+        &["serve", "--web-config", "/nonexistent/web.yml"],
+        "cannot read the web configuration file \"/nonexistent/web.yml\"",
+    ),
+    (&["serve", "--listen", "192.0.2.1:9798"], "cannot listen on 192.0.2.1:9798: choose another address with --listen"),
     (&["trace", "--output", "/nonexistent/file"], "cannot create the output file \"/nonexistent/file\": No such file"),
     (&["trace", "--output", "/"], "cannot create the output file \"/\": Is a directory"),
     (

@@ -11,10 +11,11 @@ use clap::Args;
 
 use crate::{
     command::{self, tail},
+    grafana,
     guest_tests::{self, Checks, Ctx, GuestTest},
     kernel,
     progress::{elapsed, say},
-    setup, workspace,
+    prometheus, setup, workspace,
 };
 
 /// Lines of a failed step's output that are shown.
@@ -67,6 +68,10 @@ enum Action {
     Check(Vec<&'static str>, &'static [(&'static str, &'static str)]),
     /// `cargo test` with these arguments: as many tests as it counts.
     CargoTest(Vec<&'static str>),
+    /// The exporter's tests with Prometheus' programs, and its unit by systemd's.
+    Prometheus,
+    /// The dashboards are as Grafana wants them.
+    Grafana,
     /// One test in a guest.
     Guest(&'static GuestTest),
 }
@@ -95,6 +100,8 @@ fn steps(only: &[String]) -> Vec<Step> {
             Action::Check(hosted(&["doc"], &["--no-deps"]), &[("RUSTDOCFLAGS", "--deny warnings")]),
         ),
         step("unit", "unit and documentation tests", Action::CargoTest(hosted(&["test"], &["--no-fail-fast"]))),
+        step("prometheus", "a real Prometheus scrapes the exporter", Action::Prometheus),
+        step("grafana", "the dashboards fit Grafana's schema", Action::Grafana),
     ];
     // Kernels with a bug put in take their time to build: without being asked for, only those in the cache are run.
     let wanted = |test: &GuestTest| !only.is_empty() || kernel::ready(test.kernel);
@@ -174,17 +181,58 @@ fn run(step: &Step, ctx: &Ctx) -> Report {
             output: tail(&output, TAIL),
             ..Report::default()
         }),
-        Action::CargoTest(args) => cargo(args, &[]).map(|(ok, output)| {
-            let mut tally = count(&output);
-            if !ok && tally.failed == 0 {
-                // It did not compile, or a test ended its whole process.
-                tally.failed = 1;
-            }
-            Report { tally, output: tail(&failed_tests(&output), TAIL), ..Report::default() }
-        }),
+        Action::CargoTest(args) => cargo(args, &[]).map(|(ok, output)| counted(ok, &output)),
+        Action::Prometheus => with_prometheus(),
+        Action::Grafana => Ok(with_grafana()),
         Action::Guest(test) => Ok(guest_report(test.run(ctx))),
     };
     report.unwrap_or_else(|error| Report { tally: Tally::of(false), output: format!("{error:#}"), ..Report::default() })
+}
+
+/// The report on what `cargo test` said.
+fn counted(ok: bool, output: &str) -> Report {
+    let mut tally = count(output);
+    if !ok && tally.failed == 0 {
+        // It did not compile, or a test ended its whole process.
+        tally.failed = 1;
+    }
+    Report { tally, output: tail(&failed_tests(output), TAIL), ..Report::default() }
+}
+
+/// What cannot be had here is left out, and that is said.
+fn with_prometheus() -> Result<Report> {
+    let mut args = vec!["test", "--package", "iommu-trace"];
+    let mut notes = Vec::new();
+    let dir = prometheus::get();
+    match &dir {
+        Ok(_) => args.extend(["--test", "prometheus"]),
+        Err(error) => notes.push(format!("not run: Prometheus cannot be had from Debian's archive: {error:#}")),
+    }
+    if command::find("systemd-analyze").is_some() {
+        args.extend(["--test", "unit_file"]);
+    } else {
+        notes.push("not run: the unit's judgement by systemd-analyze, which is not there".to_owned());
+    }
+    if !args.contains(&"--test") {
+        return Ok(Report { notes, ..Report::default() });
+    }
+    args.extend(["--", "--include-ignored"]);
+    let dir = dir.unwrap_or_default();
+    let dir = dir.to_str().context("the cache's path is no text")?;
+    let (ok, output) = cargo(&args, &[("IOMMU_TRACE_PROMETHEUS", dir)])?;
+    Ok(Report { notes, ..counted(ok, &output) })
+}
+
+fn with_grafana() -> Report {
+    if let Some(missing) = grafana::NEEDS.iter().find(|program| command::find(program).is_none()) {
+        return Report { notes: vec![format!("not run: there is no {missing}")], ..Report::default() };
+    }
+    match grafana::check() {
+        Ok(()) => Report { tally: Tally::of(true), ..Report::default() },
+        Err(error) => {
+            Report { tally: Tally::of(false), output: tail(&format!("{error:#}"), TAIL), ..Report::default() }
+        }
+    }
 }
 
 fn guest_report(checks: Checks) -> Report {

@@ -14,13 +14,14 @@ mod flow;
 mod handles;
 mod log;
 mod man;
-mod mirror;
+pub(crate) mod mirror;
 mod options;
 mod parse;
 mod processes;
 mod record;
 mod report;
 mod run;
+mod serve;
 mod session;
 mod signals;
 mod source;
@@ -43,6 +44,7 @@ pub use parse::Moment;
 pub use processes::Descendants;
 pub use record::RecordArgs;
 pub use run::Run;
+pub use serve::ServeArgs;
 pub use session::Judging;
 pub use stats::StatsArgs;
 
@@ -72,6 +74,7 @@ enum Command {
     Stats(Box<stats::Stats>),
     Report(Box<report::Report>),
     Export(Box<export::Export>),
+    Serve(Box<serve::Serve>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Stats(stats) => stats.run(),
         Command::Report(report) => report.run(),
         Command::Export(export) => export.run(),
+        Command::Serve(serve) => serve.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),

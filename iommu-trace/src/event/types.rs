@@ -137,6 +137,18 @@ impl DomainType {
     /// User-managed page table nested on another domain.
     pub const NESTED: DomainType = DomainType(64);
 
+    /// Every combination that has a name.
+    pub const NAMED: [DomainType; 8] = [
+        DomainType::BLOCKED,
+        DomainType::UNMANAGED,
+        DomainType::DMA,
+        DomainType::IDENTITY,
+        DomainType(11),
+        DomainType::SVA,
+        DomainType(32),
+        DomainType::NESTED,
+    ];
+
     /// The kernel's name, lower case, or `None` for a combination without a name.
     #[must_use]
     pub fn name(self) -> Option<&'static str> {

@@ -88,6 +88,9 @@ pub struct Frame {
 pub trait Stacks: Send + Sync {
     /// The frames of a stack, innermost first; empty when it is unknown.
     fn frames(&self, id: u32) -> Vec<Frame>;
+
+    /// Reads now what can only be read with privileges that are about to be dropped.
+    fn prepare(&self) {}
 }
 
 /// No stacks at all.

@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -19,6 +19,8 @@ use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
 const BACKLOG: usize = 64;
 /// How often the reader looks whether it was asked to stop.
 const POLL: Duration = Duration::from_millis(50);
+/// How old the cost of the source may be.
+const COST_AGE: Duration = Duration::from_secs(1);
 
 /// Batches from a source that runs on another thread.
 pub struct Stream {
@@ -39,16 +41,16 @@ pub struct StreamControl {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    ask_cost: AtomicBool,
+    /// Whether anybody asks: to find out is not free.
+    cost_asked: AtomicBool,
     cost: Mutex<Option<Cost>>,
 }
 
 impl StreamControl {
-    /// What the source has cost, as it was when this was last asked: the reader, which alone can tell, is asked for the
-    /// next time. `None` until it has told.
+    /// What the source had cost a second ago at most. The first call only has it be watched: `None` until it was told.
     #[must_use]
     pub fn cost(&self) -> Option<Cost> {
-        self.shared.ask_cost.store(true, Ordering::Release);
+        self.shared.cost_asked.store(true, Ordering::Release);
         self.shared.cost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -75,6 +77,12 @@ impl Stream {
     #[must_use]
     pub fn control(&self) -> StreamControl {
         self.control.clone()
+    }
+
+    /// What the source has cost, as [`StreamControl::cost`] has it.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.control.cost().unwrap_or_default()
     }
 
     /// The next batch, `None` after the last. Cancel safe.
@@ -117,6 +125,7 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {
     let mut stopped = false;
+    let mut asked_at: Option<Instant> = None;
     source.on_reader_thread();
     loop {
         if !stopped && (shared.stop.load(Ordering::Acquire) || sender.is_closed()) {
@@ -126,7 +135,8 @@ fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>
                 return;
             }
         }
-        if shared.ask_cost.swap(false, Ordering::AcqRel) {
+        if shared.cost_asked.load(Ordering::Acquire) && asked_at.is_none_or(|at| at.elapsed() >= COST_AGE) {
+            asked_at = Some(Instant::now());
             *shared.cost.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.cost());
         }
         let mut batch = Batch::default();

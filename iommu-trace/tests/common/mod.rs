@@ -1,8 +1,12 @@
 //! Spans of every kind, as the IOMMU test device and an emulated VT-d give them.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod busy;
+pub mod grafana;
+pub mod promql;
 pub mod recorded;
 pub mod scripted;
+pub mod serving;
 
 use iommu_trace::{
     event::{Comm, DomainType, Name, Phase, ProbeId, Ptr, ResponseCode, Task},

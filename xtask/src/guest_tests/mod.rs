@@ -6,6 +6,7 @@ mod clean;
 mod compare;
 mod lifecycle;
 mod recorded;
+mod serve;
 mod session;
 mod top;
 mod trace;
@@ -138,6 +139,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         traced::TESTS,
         recorded::TESTS,
         lifecycle::TESTS,
+        serve::TESTS,
         usage::TESTS,
         clean::TESTS,
         broken::TESTS,

@@ -38,4 +38,8 @@ impl Stacks for LiveStacks {
         let Ok(trace) = map.get(&id, 0) else { return Vec::new() };
         trace.frames().iter().map(|frame| Frame { addr: frame.ip, symbol: self.symbols().name(frame.ip) }).collect()
     }
+
+    fn prepare(&self) {
+        self.symbols();
+    }
 }
