@@ -256,6 +256,14 @@ impl Faults {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
+    /// Faults that are not over, those that have waited longest first.
+    pub fn under_way(&self) -> impl Iterator<Item = &Fault> {
+        [Age::Overdue, Age::Waiting, Age::Answered]
+            .into_iter()
+            .flat_map(|age| self.ages[age as usize].iter(&self.slab, AGE))
+            .filter_map(|id| self.slab.get(id))
+    }
+
     /// Marks a group as freed, and remembers it for a while.
     fn bury(&mut self, grave: &Grave, untold: Option<Message>) {
         let ptr = grave.ptr;
