@@ -14,3 +14,4 @@ pub mod recording;
 pub mod report;
 pub mod serve;
 pub mod source;
+pub mod tui;

@@ -530,3 +530,64 @@ mod push {
         serving.stop().unwrap();
     }
 }
+
+#[test]
+fn a_recording_is_served_with_the_figures_of_stats_by_the_program_itself() {
+    use std::{
+        io::BufRead as _,
+        process::{Command, Stdio},
+    };
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = common::recorded::record(dir.path(), "a.itr", &common::recorded::workload(200, 1));
+    let path = path.to_str().unwrap();
+    let program = env!("CARGO_BIN_EXE_iommu-trace");
+    let stats = Command::new(program).args(["stats", "--format", "json", path]).output().unwrap();
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
+
+    let mut child = Command::new(program)
+        .args(["serve", "--listen", "127.0.0.1:0", "--from", path])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = told.find_map(|line| {
+        let line = line.unwrap();
+        Some(line.strip_prefix("iommu-trace: listening: http://")?.trim_end_matches('/').parse().unwrap())
+    });
+    // What else it tells must find a reader.
+    std::thread::spawn(move || told.count());
+    let address: std::net::SocketAddr = address.unwrap();
+    let begun = Instant::now();
+    let metrics = loop {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let metrics = Metrics::parse(&Reply::read(stream).body);
+        if metrics.0.get("iommu_trace_source_up") == Some(&0.0) {
+            break metrics;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let figure = |pointer: &str| stats.pointer(pointer).unwrap().as_f64().unwrap();
+    assert_eq!(figure("/events/fault/count"), 200.0);
+    for (event, told) in stats["events"].as_object().unwrap() {
+        let count = metrics.sum("iommu_trace_events_total", &[&format!("event=\"{event}\"")]);
+        assert_eq!(count, told["count"].as_f64().unwrap(), "{event}");
+    }
+    for stage in ["lookup", "device_id", "handler", "delivered", "response"] {
+        let count = metrics.sum(&format!("iommu_trace_fault_{stage}_seconds_count"), &[]);
+        assert_eq!(count, figure(&format!("/latencies/{stage}/count")), "{stage}");
+    }
+    for response in ["success", "invalid", "failure", "none", "partial"] {
+        let count = metrics.sum("iommu_trace_faults_total", &[&format!("response=\"{response}\"")]);
+        assert_eq!(count, figure(&format!("/faults/{response}")), "{response}");
+    }
+    // It goes on until it is told to end.
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

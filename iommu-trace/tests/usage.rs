@@ -26,6 +26,7 @@ fn help_of_every_command() {
     let commands = [
         "",
         "trace",
+        "top",
         "check",
         "handles",
         "record",
@@ -60,6 +61,9 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["trace", "--time", "local"], "[possible values: relative, monotonic, utc]"),
     (&["trace", "--device", "0000:["], "--device \"0000:[\" is no pattern that can be matched"),
     (&["trace", "--pid", "command"], "stands for the command after `--`"),
+    (&["top"], "`top` needs a terminal on standard input and output"),
+    (&["top", "--speed", "0", "--from", "x.itr"], "not a number from 1/64 (0.015625) to 1024"),
+    (&["top", "--pid", "command"], "stands for the command after `--`"),
     (&["check", "--rules", "stale-handle"], "there is no rule `stale-handle`; the rules are slot-occupied, "),
     (&["check", "--silence", "stale-lookup,x"], "there is no rule `x`"),
     (&["check", "--rules", "stale-lookup", "--silence", "stale-lookup"], "--silence leaves no rule to judge"),

@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{demo, kernel, selftests, setup, test, vm};
+use crate::{demo, kernel, picture, selftests, setup, test, vm};
 
 /// Builds, kernels, virtual machines and tests of iommu-trace
 #[derive(Parser, Debug)]
@@ -25,6 +25,8 @@ enum Command {
     Vm(vm::Arguments),
     /// See a live trace of a mixed workload in a guest
     Demo(demo::Arguments),
+    /// Take a picture of the dashboard, from a real run in a guest
+    Picture(picture::Arguments),
     /// Build the kernel's own selftests of iommufd
     Selftests(selftests::Arguments),
     /// Run every check and test
@@ -60,6 +62,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Kernel(arguments) => kernel::command_main(arguments).map(|()| 0),
         Command::Vm(arguments) => vm::command_main(arguments),
         Command::Demo(arguments) => demo::main(arguments),
+        Command::Picture(arguments) => picture::main(arguments),
         Command::Selftests(arguments) => selftests::main(arguments).map(|()| 0),
         Command::Test(arguments) => test::main(arguments),
     }

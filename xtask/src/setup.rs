@@ -12,7 +12,7 @@ use crate::{
     toolchain::{self, DEBIAN_PACKAGES, LINKER_VERSION},
 };
 
-/// Debian packages that everything needs: QEMU, what builds kernels, what unpacks them.
+/// Debian packages that everything needs: QEMU, what builds kernels, what unpacks them, a terminal to drive.
 const PACKAGES: &[&str] = &[
     "qemu-system-x86",
     "bc",
@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "libssl-dev",
     "make",
     "rsync",
+    "tmux",
     "xz-utils",
     "zstd",
 ];

@@ -34,6 +34,17 @@ impl Workload {
         followed: bool,
         processes: &mut Descendants,
     ) -> anyhow::Result<Self> {
+        Self::start_with(program, words, followed, processes, |_| ())
+    }
+
+    /// As [`Workload::start`], with the command as `prepare` leaves it.
+    pub fn start_with(
+        program: &Path,
+        words: &[OsString],
+        followed: bool,
+        processes: &mut Descendants,
+        prepare: impl FnOnce(&mut Command),
+    ) -> anyhow::Result<Self> {
         let name = words.first().cloned().unwrap_or_default();
         if followed {
             // Orphans of the command become our children, and so stay its descendants.
@@ -41,11 +52,11 @@ impl Workload {
                 .context("cannot follow the descendants of the command")?;
         }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let child = Command::new(program)
-            .arg0(&name)
-            .args(words.get(1..).unwrap_or_default())
-            .spawn()
-            .with_context(|| format!("cannot start the command {}", quoted(Path::new(&name))))?;
+        let mut command = Command::new(program);
+        command.arg0(&name).args(words.get(1..).unwrap_or_default());
+        prepare(&mut command);
+        let child =
+            command.spawn().with_context(|| format!("cannot start the command {}", quoted(Path::new(&name))))?;
         if let Some(pid) = child.id() {
             processes.started(pid, now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64);
         }

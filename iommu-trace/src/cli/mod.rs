@@ -26,6 +26,7 @@ mod session;
 mod signals;
 mod source;
 mod stats;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Trace(Box<trace::Trace>),
+    Top(Box<top::Top>),
     Check(Box<check::Check>),
     Handles(handles::Handles),
     Record(Box<record::Record>),
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Trace(trace) => trace.run(),
+        Command::Top(top) => top.run(),
         Command::Check(check) => check.run(),
         Command::Handles(handles) => handles.run(),
         Command::Record(record) => record.run(),

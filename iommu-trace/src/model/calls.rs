@@ -141,6 +141,11 @@ impl Calls {
         self.threads.get(&tid).map_or(&[], |thread| &thread.calls)
     }
 
+    /// The open calls of every thread, in no order of threads.
+    pub fn all(&self) -> impl Iterator<Item = &Call> {
+        self.threads.values().flat_map(|thread| &thread.calls)
+    }
+
     /// The innermost open call of a thread.
     pub fn top(&self, tid: u32) -> Option<&Call> {
         self.of(tid).last()

@@ -33,7 +33,7 @@ impl Deed {
         })
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Deed::Attach => "attach",
             Deed::Replace => "replace",

@@ -82,7 +82,8 @@ fn index(kind: &SpanKind) -> usize {
 }
 
 impl SpanCounts {
-    pub(super) fn count(&mut self, kind: &SpanKind) {
+    /// One more of this kind.
+    pub fn count(&mut self, kind: &SpanKind) {
         self.0[index(kind)] += 1;
     }
 
@@ -90,6 +91,13 @@ impl SpanCounts {
     #[must_use]
     pub fn get(&self, name: &str) -> u64 {
         self.iter().find(|&(known, _)| known == name).map_or(0, |(_, count)| count)
+    }
+
+    /// Those of both.
+    pub fn add(&mut self, other: &SpanCounts) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
     }
 
     /// Every public name with its count, zero included.

@@ -49,6 +49,7 @@ mod rules;
 pub mod span;
 mod table;
 pub mod testing;
+mod underway;
 mod violation;
 
 #[cfg(test)]
@@ -63,6 +64,7 @@ pub use mirror::{Attachment, Content, Device, Group, Mirror, Slot, SlotKey, snap
 pub use options::{Clock, ModelOptions, ProbeSet};
 pub use rules::{RULES, Rule, RuleId, RuleSet, UnknownRule};
 pub(crate) use table::Map;
+pub use underway::Changing;
 pub use violation::{Evidence, Severity, Subject, Violation};
 
 use self::{

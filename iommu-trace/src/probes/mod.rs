@@ -22,6 +22,19 @@ pub enum Verdict {
     NotApplicable,
 }
 
+impl Verdict {
+    /// As people read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Missing => "missing",
+            Verdict::Broken => "broken",
+            Verdict::NotApplicable => "not applicable",
+        }
+    }
+}
+
 /// One probe and its verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {

@@ -28,28 +28,35 @@ pub struct Stream {
     stacks: Arc<dyn Stacks>,
     batches: mpsc::Receiver<anyhow::Result<Batch>>,
     control: StreamControl,
-    costs: Arc<Costs>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the source has cost, for who is on another thread.
-#[derive(Default)]
-struct Costs {
-    /// Whether anybody asks: to find out is not free.
-    asked: AtomicBool,
-    known: Mutex<Cost>,
+/// Asks a source to stop, or what it costs, from any task.
+#[derive(Clone, Default)]
+pub struct StreamControl {
+    shared: Arc<Shared>,
 }
 
-/// Asks a source to stop, from any task.
-#[derive(Clone)]
-pub struct StreamControl {
-    stop: Arc<AtomicBool>,
+/// What the reader and those who ask share.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Whether anybody asks: to find out is not free.
+    cost_asked: AtomicBool,
+    cost: Mutex<Option<Cost>>,
 }
 
 impl StreamControl {
+    /// What the source had cost a second ago at most. The first call only has it be watched: `None` until it was told.
+    #[must_use]
+    pub fn cost(&self) -> Option<Cost> {
+        self.shared.cost_asked.store(true, Ordering::Release);
+        self.shared.cost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Asks the source to stop. What it has still to give comes through the stream, which then ends.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
     }
 }
 
@@ -72,11 +79,10 @@ impl Stream {
         self.control.clone()
     }
 
-    /// What the source had cost a second ago at most. The first call only has it be watched.
+    /// What the source has cost, as [`StreamControl::cost`] has it.
     #[must_use]
     pub fn cost(&self) -> Cost {
-        self.costs.asked.store(true, Ordering::Release);
-        self.costs.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.control.cost().unwrap_or_default()
     }
 
     /// The next batch, `None` after the last. Cancel safe.
@@ -108,32 +114,30 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let info = Arc::new(source.info().clone());
     let stacks = source.stacks();
     let (sender, batches) = mpsc::channel(BACKLOG);
-    let control = StreamControl { stop: Arc::new(AtomicBool::new(false)) };
-    let stop = Arc::clone(&control.stop);
-    let costs = Arc::new(Costs::default());
-    let told = Arc::clone(&costs);
+    let control = StreamControl::default();
+    let shared = Arc::clone(&control.shared);
     let thread = std::thread::Builder::new()
         .name("iommu-trace-src".into())
-        .spawn(move || read(source, &sender, &stop, &told))
+        .spawn(move || read(source, &sender, &shared))
         .context("cannot start the thread that reads events")?;
-    Ok(Stream { info, stacks, batches, control, costs, thread: Some(thread) })
+    Ok(Stream { info, stacks, batches, control, thread: Some(thread) })
 }
 
-fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, stop: &AtomicBool, costs: &Costs) {
+fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {
     let mut stopped = false;
     let mut asked_at: Option<Instant> = None;
     source.on_reader_thread();
     loop {
-        if !stopped && (stop.load(Ordering::Acquire) || sender.is_closed()) {
+        if !stopped && (shared.stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;
             if let Err(error) = source.stop() {
                 let _ = sender.blocking_send(Err(error));
                 return;
             }
         }
-        if costs.asked.load(Ordering::Acquire) && asked_at.is_none_or(|at| at.elapsed() >= COST_AGE) {
+        if shared.cost_asked.load(Ordering::Acquire) && asked_at.is_none_or(|at| at.elapsed() >= COST_AGE) {
             asked_at = Some(Instant::now());
-            *costs.known.lock().unwrap_or_else(PoisonError::into_inner) = source.cost();
+            *shared.cost.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.cost());
         }
         let mut batch = Batch::default();
         match source.poll(POLL, &mut batch) {

@@ -8,6 +8,7 @@ mod lifecycle;
 mod recorded;
 mod serve;
 mod session;
+mod top;
 mod trace;
 mod traced;
 mod truth;
@@ -142,6 +143,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         usage::TESTS,
         clean::TESTS,
         broken::TESTS,
+        top::TESTS,
     ]
     .into_iter()
     .flatten()

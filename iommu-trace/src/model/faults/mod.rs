@@ -27,6 +27,8 @@ pub type FaultId = Id;
 
 /// Faults that are outstanding at once; past it the oldest are told as they are and forgotten.
 const MAX_FAULTS: usize = 1 << 16;
+/// Fault groups. Those that have a fault, or are remembered, are fewer: past it the others are forgotten.
+const MAX_GROUPS: usize = 2 * MAX_FAULTS;
 /// Freed groups that are remembered, to know a late visitor.
 const MAX_FREED: usize = 1 << 12;
 /// Faults that are over but for a return or a message that may still come.
@@ -252,6 +254,14 @@ impl Faults {
         let mut all: Vec<_> = self.slab.iter().map(|(id, fault)| (fault.ts, id)).collect();
         all.sort_by_key(|&(ts, _)| ts);
         all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Faults that are not over, those that have waited longest first.
+    pub fn under_way(&self) -> impl Iterator<Item = &Fault> {
+        [Age::Overdue, Age::Waiting, Age::Answered]
+            .into_iter()
+            .flat_map(|age| self.ages[age as usize].iter(&self.slab, AGE))
+            .filter_map(|id| self.slab.get(id))
     }
 
     /// Marks a group as freed, and remembers it for a while.

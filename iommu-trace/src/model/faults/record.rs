@@ -173,7 +173,8 @@ impl Fault {
         self.age_since
     }
 
-    pub(super) fn span(&self, complete: bool) -> FaultSpan {
+    /// What is known of it.
+    pub(in crate::model) fn span(&self, complete: bool) -> FaultSpan {
         FaultSpan {
             group: self.group_id,
             device: self.report.device.name,

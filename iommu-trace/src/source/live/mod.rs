@@ -317,6 +317,15 @@ fn costs(ebpf: &Ebpf) -> Cost {
     Cost { programs }
 }
 
+/// Has the kernel keep run times and counts of BPF programs while the result lives; `None` where it does not let us
+/// (that takes `CAP_SYS_ADMIN`). A run then costs two readings of the clock more.
+#[must_use]
+pub fn run_time_statistics() -> Option<std::os::fd::OwnedFd> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .inspect_err(|error| tracing::debug!(%error, "the kernel keeps no statistics of BPF programs"))
+        .ok()
+}
+
 /// `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns()` has it.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
