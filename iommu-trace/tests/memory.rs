@@ -5,14 +5,15 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    ops::Range,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use iommu_trace::{
-    event::Event,
+    event::ProbeId,
     model::{
         Effects, Model, ModelOptions,
-        testing::{Req, Script, dev_in, group, hnd, kernel_7_3},
+        testing::{Dev, Req, Script, dev_in, group, hnd, kernel_7_3},
     },
 };
 
@@ -39,23 +40,71 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// A model, and the script that it is given piece by piece.
 struct Mirror {
     model: Model,
     effects: Effects,
+    script: Script,
+    used_before: usize,
 }
 
 impl Mirror {
-    fn apply(&mut self, script: &mut Script) {
-        for event in script.events.drain(..) {
-            self.one(&event);
+    fn new() -> Self {
+        Mirror {
+            used_before: USED.load(Relaxed),
+            model: Model::new(kernel_7_3(), ModelOptions::default()),
+            effects: Effects::default(),
+            script: Script::new(),
         }
     }
 
-    fn one(&mut self, event: &Event) {
-        self.model.apply(event, &mut self.effects);
-        assert_eq!(self.effects.violations, [], "a lawful stream");
-        self.effects.clear();
+    /// Bytes that it uses.
+    fn used(&self) -> usize {
+        USED.load(Relaxed) - self.used_before
     }
+
+    fn apply(&mut self, write: impl FnOnce(&mut Script)) {
+        write(&mut self.script);
+        for event in self.script.events.drain(..) {
+            self.model.apply(&event, &mut self.effects);
+            assert_eq!(self.effects.violations, [], "a lawful stream");
+            self.effects.clear();
+        }
+    }
+
+    /// `count` page requests, each read, answered and freed, of `n` handles in turn.
+    fn faults(&mut self, n: u32, count: u32) {
+        for number in 0..count {
+            let (device, pasid) = place(number % n);
+            let (handle, req) =
+                (hnd(number % n, &device), Req::new(Some(pasid), number % 512, u64::from(number) << 12));
+            self.apply(|script| {
+                let fault_group = group(number);
+                script.by(20).fault(fault_group, &device, &req, &handle);
+                script.by(30).read(device.id, &req, number + 1);
+                let from = script.events.len();
+                script.by(30).write(fault_group, &device, &req, &handle, 0);
+                script.answer_with_cookie(from, number + 1);
+            });
+        }
+    }
+
+    /// Groups of which nothing is seen but the handler, as a recording from anyone may have them.
+    fn groups_without_a_report(&mut self, numbers: Range<u32>) {
+        let (device, pasid) = place(0);
+        let (handle, req) = (hnd(0, &device), Req::new(Some(pasid), 1, 0x1000));
+        for number in numbers {
+            self.apply(|script| {
+                let fault_group = group(1_000_000 + number);
+                script.by(20).group(ProbeId::IommufdIopfHandler, fault_group, &device, &req, &handle, 1);
+            });
+        }
+    }
+}
+
+/// Where the handle `at` is attached.
+fn place(at: u32) -> (Dev, u32) {
+    (dev_in(at / 100, at / 100), at % 100 + 1)
 }
 
 fn handles() -> u32 {
@@ -66,77 +115,56 @@ fn handles() -> u32 {
 #[test]
 fn a_live_handle_costs_little_and_what_is_over_costs_nothing() {
     let n = handles();
-    let before = USED.load(Relaxed);
-    let used = || USED.load(Relaxed) - before;
-    let mut mirror = Mirror { model: Model::new(kernel_7_3(), ModelOptions::default()), effects: Effects::default() };
-    let mut script = Script::new();
-    let mut apply = |mirror: &mut Mirror, write: &mut dyn FnMut(&mut Script)| {
-        write(&mut script);
-        mirror.apply(&mut script);
-    };
-    let place = |at: u32| (dev_in(at / 100, at / 100), at % 100 + 1);
-
+    let mut mirror = Mirror::new();
     for at in 0..n {
         let (device, pasid) = place(at);
-        apply(&mut mirror, &mut |script| {
+        mirror.apply(|script| {
             if pasid == 1 {
                 script.by(10).bind(&device).queue_add(&device, 0);
             }
             script.by(10).attach(&device, pasid, &hnd(at, &device));
         });
     }
-    let live = used();
+    let live = mirror.used();
     let each = live / n as usize;
     println!("{n} live handles: {each} bytes each, {} MiB in all", live >> 20);
     assert_eq!(mirror.model.mirror().slots().filter(|slot| slot.attachment().is_some()).count(), n as usize);
     assert!(each < 1200, "{each} bytes for each live handle");
 
-    // Faults come and go by the thousand; each leaves nothing behind but the few that are remembered for a while.
-    let faults = |mirror: &mut Mirror, apply: &mut dyn FnMut(&mut Mirror, &mut dyn FnMut(&mut Script)), count: u32| {
-        for number in 0..count {
-            let at = number % n;
-            let (device, pasid) = place(at);
-            let (handle, req) = (hnd(at, &device), Req::new(Some(pasid), number % 512, u64::from(number) << 12));
-            apply(mirror, &mut |script| {
-                let fault_group = group(number);
-                script.by(20).fault(fault_group, &device, &req, &handle);
-                script.by(30).read(device.id, &req, number + 1);
-                let from = script.events.len();
-                script.by(30).write(fault_group, &device, &req, &handle, 0);
-                script.answer_with_cookie(from, number + 1);
-            });
-        }
-    };
-    faults(&mut mirror, &mut apply, 20_000);
-    let some = used();
-    faults(&mut mirror, &mut apply, 60_000);
-    let more = used();
-    println!(
-        "after 20000 faults: {} KiB more; after 60000 others: {} KiB more",
-        (some - live) >> 10,
-        more.saturating_sub(some) >> 10
-    );
-    assert!(more <= some + (1 << 20), "faults that are over are kept: {} bytes", more - some);
+    // Each fault leaves nothing behind, but the few that are remembered for a while.
+    mirror.faults(n, 10_000);
+    let some = mirror.used();
     assert!(some < live + (16 << 20), "{} bytes for the faults that are remembered", some - live);
+    mirror.faults(n, 30_000);
+    let warm = mirror.used();
+    mirror.faults(n, 30_000);
+    let more = mirror.used();
+    let kib = |used: usize| used.saturating_sub(live) >> 10;
+    println!("after 10000, 40000 and 70000 faults: {}, {} and {} KiB more", kib(some), kib(warm), kib(more));
+    assert!(more <= warm + (1 << 20), "faults that are over are kept: {} bytes", more - warm);
 
-    // All are replaced again and again: old lives are kept for a while only.
-    let mut fresh = n;
-    let mut before_last = 0;
+    // Handles are replaced again and again: old lives are kept for a while only.
+    let replaced = n.min(40_000);
+    let mut used = Vec::new();
     for round in 0..3 {
-        for at in 0..n.min(40_000) {
+        for at in 0..replaced {
             let (device, pasid) = place(at);
-            let old = if round == 0 { at } else { fresh - n.min(40_000) };
-            apply(&mut mirror, &mut |script| {
-                script.by(10).replace(&device, pasid, &hnd(old, &device), &hnd(fresh, &device));
+            let number = |round: u32| if round == 0 { at } else { n + (round - 1) * replaced + at };
+            let (old, new) = (hnd(number(round), &device), hnd(number(round + 1), &device));
+            mirror.apply(|script| {
+                script.by(10).replace(&device, pasid, &old, &new);
             });
-            fresh += 1;
         }
-        println!("after {} replaces: {} KiB more", (round + 1) * n.min(40_000), used().saturating_sub(more) >> 10);
-        if round == 1 {
-            before_last = used();
-        }
+        used.push(mirror.used());
+        println!("after {} replaces: {} KiB more", (round + 1) * replaced, mirror.used().saturating_sub(more) >> 10);
     }
-    assert!(used() <= before_last + (1 << 20), "old lives are kept: {} bytes", used() - before_last);
+    assert!(used[2] <= used[1] + (1 << 20), "old lives are kept: {used:?}");
     assert_eq!(mirror.model.counts().forgotten, 0);
     assert_eq!(mirror.model.outstanding(), 0);
+
+    mirror.groups_without_a_report(0..300_000);
+    let bare = mirror.used();
+    mirror.groups_without_a_report(300_000..900_000);
+    assert!(mirror.used() <= bare + (1 << 20), "groups without a fault are kept: {} bytes", mirror.used() - bare);
+    assert!(mirror.model.counts().forgotten > 0);
 }

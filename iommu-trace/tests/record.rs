@@ -53,7 +53,8 @@ fn is_piece(event: &Event) -> bool {
 fn handles(path: &Path) -> serde_json::Value {
     let output = run(&["handles", "--json", "--from", path.to_str().unwrap()]);
     let mut held: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    held["ts"] = 0.into();
+    // When it was read, and what was lost before a part began, is not the same.
+    (held["ts"], held["lost"]) = (0.into(), 0.into());
     held
 }
 
@@ -79,10 +80,12 @@ fn files_in_turn_open_by_themselves_and_together_hold_what_is_kept() {
     assert!(kept.len() > 1000 && kept.len() < all.len());
     assert_eq!(kept, all[all.len() - kept.len()..]);
     assert_eq!(handles(&path), handles(&whole));
-    // The rule that was broken at the end shows from the last part, too, and nothing else does.
-    let checked = run(&["check", "--from", to]);
-    assert_eq!(checked.status.code(), Some(3));
-    assert_eq!(String::from_utf8_lossy(&checked.stdout).matches("VIOLATION").count(), 1);
+    // The rule that was broken shows from the part that it is in, and nothing is broken where a part begins.
+    let broken = |part: &PathBuf| {
+        let checked = run(&["check", "--from", part.to_str().unwrap()]);
+        String::from_utf8_lossy(&checked.stdout).matches("VIOLATION").count()
+    };
+    assert_eq!(parts.iter().map(broken).sum::<usize>(), 1);
 }
 
 #[test]

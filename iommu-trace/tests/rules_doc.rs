@@ -119,10 +119,10 @@ fn what_is_named_exists() {
     for rule in RULES {
         let section = section(&doc, rule.id.slug());
         let (_, shown) = section.split_once("**Shown by.**").unwrap();
-        let Some((_, names)) = shown.split_once("simulated") else { continue };
-        let names: Vec<String> = simulated(names);
-        assert!(!names.is_empty(), "{}", rule.id.slug());
-        for name in names {
+        let Some((_, list)) = shown.split_once("simulated") else { continue };
+        let listed: Vec<String> = simulated(list);
+        assert!(!listed.is_empty(), "{}", rule.id.slug());
+        for name in listed {
             let variant = format!("{:?}", rule.id);
             let found = bugs
                 .lines()

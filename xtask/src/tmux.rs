@@ -27,9 +27,9 @@ impl Terminal {
         let nanos = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
         let terminal = Terminal { socket: format!("iommu-trace-{}-{nanos}", std::process::id()) };
         let size = [columns.to_string(), rows.to_string()];
-        let args = ["new-session", "-d", "-x", &size[0], "-y", &size[1], "sh"];
         // A prompt that nothing else on the screen looks like.
-        command::output(terminal.tmux(&args).env("PS1", "ready> ").env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR"))?;
+        let args = ["new-session", "-d", "-x", &size[0], "-y", &size[1], "PS1='ready> ' sh"];
+        command::output(terminal.tmux(&args).env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR"))?;
         terminal.wait("the shell", Duration::from_secs(30), |screen| screen.contains("ready>"))?;
         Ok(terminal)
     }

@@ -33,6 +33,8 @@ pub struct Files {
     writer: Option<Writer<File>>,
     /// Bytes of files that are closed.
     before: u64,
+    /// The latest time seen.
+    now: u64,
     /// Files so far.
     pub count: u64,
 }
@@ -41,12 +43,13 @@ impl Files {
     /// Creates the first.
     pub fn new(target: Target, header: Header, limits: Limits) -> anyhow::Result<Self> {
         let writer = open(&target, &header)?;
-        Ok(Files { target, header, limits, writer: Some(writer), before: 0, count: 1 })
+        Ok(Files { target, header, limits, writer: Some(writer), before: 0, now: 0, count: 1 })
     }
 
     /// Takes an event in.
     pub fn event(&mut self, event: &Event, stacks: Option<&dyn Stacks>) -> anyhow::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        self.now = self.now.max(event.ts);
         writer.event(event, stacks).with_context(|| failed(&self.target))
     }
 
@@ -54,20 +57,25 @@ impl Files {
     pub fn batch_end(&mut self, upto: u64, mirror: &Mirror) -> anyhow::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         writer.batch_end(upto).with_context(|| failed(&self.target))?;
-        if self.limits.keep.is_some() && self.reached() {
-            self.next(upto, mirror)?;
+        // A call that is cut in two leaves its slot unknown in the second file; it may take a while, but not for ever.
+        self.now = self.now.max(upto);
+        if self.limits.keep.is_some() && self.reached(1) && (mirror.is_settled() || self.reached(2)) {
+            self.next(self.now, mirror)?;
         }
         Ok(())
     }
 
-    fn reached(&self) -> bool {
-        self.limits.max_size.is_some_and(|max| self.writer.as_ref().is_some_and(|writer| writer.written() >= max))
+    fn reached(&self, times: u64) -> bool {
+        self.limits
+            .max_size
+            .map(|max| max.saturating_mul(times))
+            .is_some_and(|max| self.writer.as_ref().is_some_and(|writer| writer.written() >= max))
     }
 
     /// Whether the recording is as large as it may become.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.limits.keep.is_none() && self.reached()
+        self.limits.keep.is_none() && self.reached(1)
     }
 
     /// Events that no frame holds yet.

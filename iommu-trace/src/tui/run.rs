@@ -149,7 +149,7 @@ pub async fn run(
             match order {
                 Order::Quit => return Ok(()),
                 Order::Suspend => suspend(&mut terminal)?,
-                Order::Redraw => terminal.clear().context("cannot clear the terminal")?,
+                Order::Redraw => clear(&mut terminal)?,
                 order => dashboard.carry_out(order).await,
             }
             dirty = true;
@@ -200,7 +200,14 @@ fn suspend(terminal: &mut Screened) -> anyhow::Result<()> {
     restore();
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP).context("cannot stop")?;
     again().context("cannot take the terminal again")?;
-    terminal.clear().context("cannot clear the terminal")
+    clear(terminal)
+}
+
+/// Clears the screen, so that the next picture is written whole. (`Terminal::clear` asks the terminal where its cursor is,
+/// and the answer would be read as keys.)
+fn clear(terminal: &mut Screened) -> anyhow::Result<()> {
+    let size = terminal.size().context("cannot ask the terminal for its size")?;
+    terminal.resize(Rect::new(0, 0, size.width, size.height)).context("cannot clear the terminal")
 }
 
 async fn until(deadline: Option<Instant>) {

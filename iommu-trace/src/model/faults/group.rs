@@ -1,6 +1,6 @@
 //! Fault groups: from the handler on, their address is the key of their faults.
 
-use super::{CHAIN, FaultGroup, FaultId, Grave, Waiting, Witness};
+use super::{CHAIN, FaultGroup, FaultId, Grave, MAX_GROUPS, Waiting, Witness};
 use crate::{
     event::{self, Event, ProbeId, Ptr, ResponseCode},
     model::{
@@ -132,6 +132,9 @@ impl Model {
             queue: seen.queue,
             ..FaultGroup::default()
         };
+        if self.faults.groups.len() >= MAX_GROUPS {
+            self.forget_groups(effects);
+        }
         self.faults.groups.insert(seen.group, group);
         // Also a group whose own report was not seen takes its partial requests with it.
         let mut members = self.partial_requests(seen.device, seen.grpid, seen.count, entered);
@@ -159,6 +162,19 @@ impl Model {
     pub(super) fn forget_other(&mut self, ptr: Ptr, name: (u32, u32), effects: &mut Effects) {
         if self.faults.live_group(ptr).is_some_and(|group| group.name != name) {
             self.freed_unseen(ptr, effects);
+        }
+    }
+
+    /// There is no room: the groups go whose faults were not seen or are forgotten, as nothing more can be said of them.
+    fn forget_groups(&mut self, effects: &mut Effects) {
+        self.forget(self.now);
+        let bare = |group: &FaultGroup| group.last.is_none() && group.grave.is_none();
+        let gone: Vec<FaultGroup> =
+            self.faults.groups.extract_if(|_, group| bare(group)).map(|(_, group)| group).collect();
+        for group in gone {
+            for id in self.group_gone(&group) {
+                self.end_fault(id, false, effects);
+            }
         }
     }
 

@@ -27,6 +27,8 @@ pub type FaultId = Id;
 
 /// Faults that are outstanding at once; past it the oldest are told as they are and forgotten.
 const MAX_FAULTS: usize = 1 << 16;
+/// Fault groups. Those that have a fault, or are remembered, are fewer: past it the others are forgotten.
+const MAX_GROUPS: usize = 2 * MAX_FAULTS;
 /// Freed groups that are remembered, to know a late visitor.
 const MAX_FREED: usize = 1 << 12;
 /// Faults that are over but for a return or a message that may still come.

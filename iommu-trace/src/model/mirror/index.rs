@@ -12,7 +12,7 @@ use super::{Id, SlotKey};
 use crate::event::Ptr;
 
 /// Places at first.
-const FIRST: usize = 16;
+const AT_FIRST: usize = 16;
 
 /// A slot's place in the mirror, and iommufd's id of the device behind it.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +77,8 @@ impl Index {
             if place.group.is_null() {
                 break;
             }
-            let home = self.home(place.group, place.pasid);
-            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
+            let first = self.first(place.group, place.pasid);
+            if (at.wrapping_sub(first) & mask) >= (at.wrapping_sub(hole) & mask) {
                 self.places[hole] = place;
                 hole = at;
             }
@@ -88,7 +88,7 @@ impl Index {
     }
 
     /// Where the search for a key begins. There are places.
-    fn home(&self, group: Ptr, pasid: u32) -> usize {
+    fn first(&self, group: Ptr, pasid: u32) -> usize {
         self.hasher.hash_one((group.0, pasid)) as usize & (self.places.len() - 1)
     }
 
@@ -97,7 +97,7 @@ impl Index {
             return None;
         }
         let mask = self.places.len() - 1;
-        let mut at = self.home(key.group, key.pasid);
+        let mut at = self.first(key.group, key.pasid);
         // A quarter of the places is free.
         loop {
             let place = &self.places[at];
@@ -113,7 +113,7 @@ impl Index {
 
     fn put(&mut self, new: Place) {
         let mask = self.places.len() - 1;
-        let mut at = self.home(new.group, new.pasid);
+        let mut at = self.first(new.group, new.pasid);
         while !self.places[at].group.is_null() {
             at = (at + 1) & mask;
         }
@@ -121,7 +121,7 @@ impl Index {
     }
 
     fn grow(&mut self) {
-        let more = (self.places.len() * 2).max(FIRST);
+        let more = (self.places.len() * 2).max(AT_FIRST);
         for place in std::mem::replace(&mut self.places, vec![FREE; more]) {
             if !place.group.is_null() {
                 self.put(place);

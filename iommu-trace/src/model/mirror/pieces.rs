@@ -7,6 +7,12 @@ use crate::{
 };
 
 impl Mirror {
+    /// Whether no slot is being changed: a good moment to begin in the middle of things.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.slots().all(|slot| slot.open == 0)
+    }
+
     /// What it holds, group by group, as the kernel's snapshot would tell it. A group of which not everything is known is
     /// told as one that could not be followed to its end.
     #[must_use]
@@ -32,6 +38,8 @@ impl Mirror {
             for key in self.slots_of(ptr) {
                 let slot = self.view(key);
                 match slot.content {
+                    // What a call makes of it, whose entry will not be seen, is not known.
+                    _ if slot.open > 0 => complete = false,
                     Content::Empty => {}
                     Content::Unknown => complete &= key.pasid == 0 && !own,
                     Content::Held(held) => {

@@ -51,7 +51,7 @@ pub fn reported(model: &Model, event: &Event, fault: &Fault, ret: i64) -> Option
         place(fault.group_id, pasid),
         fault.report.grpid,
         fault.report.addr,
-        wrongly.map_or("nobody answered it".to_owned(), |code| format!("was answered with {}", code)),
+        wrongly.map_or("nobody answered it".to_owned(), |code| format!("was answered with {code}")),
     );
     let unseen = driver_unseen(model, fault).filter(|_| wrongly.is_none());
     let breach = Breach::new(RuleId::FaultDropped, fault.ts, message, subject);

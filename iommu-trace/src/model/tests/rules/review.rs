@@ -25,7 +25,7 @@ fn each_example_breaks_its_rule_and_at_most_what_follows_from_that() {
         others.dedup();
         others.retain(|other| *other != rule);
         assert_eq!(others, follows, "{}", rule.slug());
-        let violation = effects.violations.iter().find(|violation| violation.rule == rule).expect(rule.slug());
+        let violation = effects.violations.iter().find(|violation| violation.rule == rule).expect("its own");
         assert!(violation.evidence.len() >= 2, "{}: {violation:?}", rule.slug());
         assert!(violation.evidence.is_sorted_by_key(|piece| piece.ts), "{}", rule.slug());
         assert!(
