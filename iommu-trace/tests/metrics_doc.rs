@@ -13,7 +13,7 @@ that and in Prometheus' own text form to others, and pushes the same ones with `
 histograms are there from the start, at zero, and begin again at zero when `serve` is started. What is not watched is left out: it
 must not look like zero.
 
-**Labels are bounded.** `device` is a device's name and `group` its IOMMU group's number. The first 256 devices (`--device-limit`) have series of
+**Labels are bounded.** `device` is a device's name and `group` its IOMMU group's number. The first 128 devices (`--device-limit`) have series of
 their own, those in IOMMU groups at the start first; what comes later is counted together as device and group `other`. The fault histograms of
 a device are there once it joined a fault queue or faulted. PASIDs are no label: there may be a million. The fault behind a number is in the
 exemplars of `iommu_trace_fault_lookup_seconds` and `iommu_trace_fault_response_seconds` (`pasid`, `addr`, `grpid`; OpenMetrics only).

@@ -10,7 +10,7 @@ pub struct DeviceLimit(pub usize);
 
 impl Default for DeviceLimit {
     fn default() -> Self {
-        DeviceLimit(256)
+        DeviceLimit(128)
     }
 }
 
