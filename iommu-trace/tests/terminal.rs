@@ -21,15 +21,15 @@ fn has_ended(screen: &str) -> bool {
 /// A shell in a terminal of its own.
 struct Terminal {
     socket: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Terminal {
     fn new(name: &str, columns: u16, rows: u16) -> Terminal {
         let dir = tempfile::tempdir().unwrap();
-        let terminal = Terminal { socket: format!("iommu-trace-{name}-{}", std::process::id()), _dir: dir };
+        let terminal = Terminal { socket: format!("iommu-trace-{name}-{}", std::process::id()), dir };
         let size = [columns.to_string(), rows.to_string()];
-        let path = terminal._dir.path().to_str().unwrap().to_owned();
+        let path = terminal.dir.path().to_str().unwrap().to_owned();
         terminal.tmux(&["new-session", "-d", "-c", &path, "-x", &size[0], "-y", &size[1], "PS1='ready> ' sh"]);
         terminal.wait("the shell", |screen| screen.contains("ready>"));
         terminal
