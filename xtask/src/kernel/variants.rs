@@ -220,8 +220,10 @@ pub const VARIANTS: &[Variant] = &[
         undoes: "",
         edits: &[
             edit(CORE, "iommu_detach_device_pasid", "xa_erase", Change::Drop),
-            // The memory stays.
+            // The memory stays, and nobody answers for a device that is gone.
             edit(DEVICE, "iommufd_hwpt_detach_device", "kfree(handle)", Change::Drop),
+            edit(QUEUE, "iommufd_fault_destroy", "list_for_each_entry_safe", Change::Drop),
+            edit(QUEUE, "iommufd_fault_destroy", "xa_for_each", Change::Drop),
         ],
     },
     Variant {
