@@ -5,6 +5,7 @@ mod broken;
 mod clean;
 mod compare;
 mod lifecycle;
+mod privileges;
 mod recorded;
 mod serve;
 mod session;
@@ -140,6 +141,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         recorded::TESTS,
         lifecycle::TESTS,
         serve::TESTS,
+        privileges::TESTS,
         usage::TESTS,
         clean::TESTS,
         broken::TESTS,
