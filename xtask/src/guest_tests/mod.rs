@@ -8,6 +8,7 @@ mod lifecycle;
 mod privileges;
 mod recorded;
 mod serve;
+mod service;
 mod session;
 mod top;
 mod trace;
@@ -141,6 +142,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         recorded::TESTS,
         lifecycle::TESTS,
         serve::TESTS,
+        service::TESTS,
         privileges::TESTS,
         usage::TESTS,
         clean::TESTS,
