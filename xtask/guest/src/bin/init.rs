@@ -318,7 +318,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         return Ok(());
     }
     // Whoever reads a FIFO or a device may wait for ever.
-    if !from.is_file() {
+    if !fs::metadata(from)?.is_file() {
         return Ok(());
     }
     // By hand: pseudo files have no size, which some copying system calls take for empty.
