@@ -86,4 +86,6 @@ fields! {
     IntelCap = "intel_iommu"."cap",
     IntelSeqId = "intel_iommu"."seq_id",
     QiDescQw0 = "qi_desc"."qw0",
+    DmarDomainDomain = "dmar_domain"."domain",
+    ProtectionDomainDomain = "protection_domain"."domain",
 }

@@ -95,4 +95,8 @@ probe_ids! {
     AmdCompletionWait = "iommu_completion_wait",
     GroupShowType = "iommu_group_show_type",
     Kfree = "kfree",
+    CacheTagFlushRange = "cache_tag_flush_range",
+    CacheTagFlushAll = "cache_tag_flush_all",
+    AmdFlushPages = "amd_iommu_domain_flush_pages",
+    Sums = "sums",
 }

@@ -27,6 +27,8 @@ pub(crate) static SETTINGS: Settings = Settings {
     tagged_slots: 0,
     xa_chunk_shift: 6,
     track_frees: 0,
+    sums: 0,
+    amd_flush_last: 0,
 };
 
 /// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.

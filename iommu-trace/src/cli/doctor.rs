@@ -386,7 +386,7 @@ fn paint(style: anstyle::Style, text: &str) -> String {
 impl Doctor {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let topics = Topic::value_variants();
-        let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true };
+        let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true, sums: false };
         let planned = || Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
         let root = Path::new("/");
         let mut report = Report::collect(root, planned(), false);

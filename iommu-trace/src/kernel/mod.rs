@@ -76,7 +76,7 @@ impl Kernel {
 
     /// What the BPF programs are told besides offsets.
     #[must_use]
-    pub fn settings(&self, stacks: bool, track_frees: bool) -> Settings {
+    pub fn settings(&self, stacks: bool, track_frees: bool, sums: bool) -> Settings {
         let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
         let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
         Settings {
@@ -89,6 +89,8 @@ impl Kernel {
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
             track_frees: u32::from(track_frees),
+            sums: u32::from(sums),
+            amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),
         }
     }
 }

@@ -171,6 +171,8 @@ impl Model {
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
             Body::Dma(op) => self.dma(event, op, effects),
             Body::Invalidate(op) => self.invalidated(event, op, effects),
+            Body::Flush(op) => self.flushed(event, op, effects),
+            Body::Sum(sum) => self.summed(event, sum, effects),
             Body::Slot(state) => self.snapshot(event, state),
             Body::Lost { count } => self.lost(event, *count, effects),
             Body::Prepared { ret, recovering } => {

@@ -5,7 +5,7 @@ mod plan;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalogue::{CATALOGUE, Probe, Purpose, Reach, Wanted};
+pub use catalogue::{CATALOGUE, Probe, Purpose, Reach, SUMMED_BY, Wanted};
 pub use plan::{Machine, Plan, Planned, Program, Way};
 
 /// What became of a probe.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use iommu_trace_common::{Phase, ProbeId};
 
-use super::{CATALOGUE, Probe, ProbeStatus, Reach, Verdict, Wanted};
+use super::{CATALOGUE, Probe, ProbeStatus, Reach, SUMMED_BY, Verdict, Wanted};
 use crate::{kernel::Home, model::Features};
 
 /// How a program is attached.
@@ -155,7 +155,7 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     };
     if let Some(way) = tracepoint {
         return if machine.has_tracepoint(function) {
-            well(programs(probe, way, way))
+            well(programs(probe, way, way, wanted))
         } else {
             not(Verdict::Missing, format!("this kernel has no tracepoint {function}"))
         };
@@ -163,6 +163,11 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     if !probe.driver.is_empty() && !machine.has_driver(probe.driver) {
         return not(Verdict::NotApplicable, format!("no {}* unit is in /sys/class/iommu", probe.driver));
     }
+    let summed_by = SUMMED_BY.iter().find(|(id, by)| *id == probe.id && machine.home(by.function()).is_some());
+    if let Some((_, by)) = summed_by.filter(|_| wanted.sums) {
+        return not(Verdict::NotApplicable, format!("summed up by {}, which it calls", by.function()));
+    }
+    let programs = |probe, enter, exit| programs(probe, enter, exit, wanted);
     match machine.home(function) {
         None => not(Verdict::Missing, format!("this kernel has no function {function} (it is in: {})", probe.kernels)),
         Some(Home::Vmlinux) => well(programs(probe, Way::FEntry, Way::FExit)),
@@ -173,14 +178,15 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     }
 }
 
-fn programs(probe: &Probe, enter: Way, exit: Way) -> Vec<Program> {
+fn programs(probe: &Probe, enter: Way, exit: Way, wanted: &Wanted) -> Vec<Program> {
     let suffix = |way, phase| match (way, phase) {
         (Way::KProbe, _) => "kprobe",
         (Way::KRetProbe, _) => "kretprobe",
         (_, Phase::Enter) => "enter",
         (_, Phase::Exit) => "exit",
     };
-    [(probe.exit, exit, Phase::Exit), (probe.enter, enter, Phase::Enter)]
+    let enters = probe.enter && !probe.untimed(wanted);
+    [(probe.exit, exit, Phase::Exit), (enters, enter, Phase::Enter)]
         .into_iter()
         .filter(|&(there, ..)| there)
         .map(|(_, way, phase)| Program { name: format!("{}_{}", probe.stem, suffix(way, phase)), way, phase })

@@ -4,6 +4,7 @@ mod boot;
 mod broken;
 mod clean;
 mod compare;
+mod hot;
 mod lifecycle;
 mod privileges;
 mod recorded;
@@ -139,6 +140,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         traced::TESTS,
         recorded::TESTS,
         lifecycle::TESTS,
+        hot::TESTS,
         serve::TESTS,
         service::TESTS,
         privileges::TESTS,

@@ -13,7 +13,7 @@ use aya::{
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
 use crate::{
     kernel::Kernel,
     probes::{Plan, Program, Verdict, Way},
@@ -44,7 +44,7 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks, options.track_frees);
+    let settings = kernel.settings(options.stacks, options.track_frees, options.sums);
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -60,6 +60,9 @@ pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     }
     if !options.track_frees {
         loader.map_max_entries("WATCHED", 1);
+    }
+    if options.sums {
+        loader.map_max_entries("SUMS", sums::ROOM);
     }
     loader.load(OBJECT).context(
         "cannot create the BPF maps. Root or CAP_BPF and CAP_PERFMON are needed, and a kernel with \

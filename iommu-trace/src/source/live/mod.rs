@@ -7,6 +7,7 @@ mod loss;
 mod order;
 mod ring;
 mod stacks;
+mod sums;
 mod targets;
 
 use std::{
@@ -23,6 +24,7 @@ use self::{
     order::Reorder,
     ring::{Mark, Ring},
     stacks::LiveStacks,
+    sums::Sums,
 };
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
@@ -67,11 +69,13 @@ pub struct LiveOptions {
     pub snapshot: bool,
     /// Watch the frees of handles and fault groups.
     pub track_frees: bool,
+    /// Sum map, unmap and invalidation up in the kernel, in place of a record for each.
+    pub sums: bool,
 }
 
 impl LiveOptions {
     fn wanted(&self) -> Wanted {
-        Wanted { topics: self.topics.clone(), snapshot: self.snapshot, frees: self.track_frees }
+        Wanted { topics: self.topics.clone(), snapshot: self.snapshot, frees: self.track_frees, sums: self.sums }
     }
 }
 
@@ -84,6 +88,7 @@ impl Default for LiveOptions {
             verbose: false,
             snapshot: true,
             track_frees: false,
+            sums: false,
         }
     }
 }
@@ -109,7 +114,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         let error = anyhow!("essential probes could not be attached: {}", missing.join("; "));
         return Err(explain(error.context("`iommu-trace doctor` tells more")));
     }
-    let mut live = Live::new(&kernel, &plan, ebpf, options.verbose)?;
+    let mut live = Live::new(&kernel, &plan, ebpf, options)?;
     if plan.has(ProbeId::GroupShowType) {
         live.take_snapshot()?;
     }
@@ -135,6 +140,8 @@ struct Live {
     mark: Option<Mark>,
     order: Reorder,
     losses: Losses,
+    /// Where hot functions are summed up.
+    sums: Option<Sums>,
     misses: Misses,
     /// When events were given out last.
     released_at: Instant,
@@ -160,11 +167,16 @@ impl Drop for Live {
 }
 
 impl Live {
-    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf, verbose: bool) -> anyhow::Result<Live> {
-        let diagnostics = if verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
+    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf, options: &LiveOptions) -> anyhow::Result<Live> {
+        let diagnostics = if options.verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
         let ring = Ring::new(ebpf.take_map("RING").context("the BPF object has no map RING")?)?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
         let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
+        let sums = if options.sums {
+            Some(Sums::new(ebpf.take_map("SUMS").context("the BPF object has no map SUMS")?)?)
+        } else {
+            None
+        };
         let now = monotonic_ns();
         let info = SourceInfo {
             kernel: kernel.release.clone(),
@@ -181,6 +193,7 @@ impl Live {
             mark: None,
             order: Reorder::default(),
             losses,
+            sums,
             misses: Misses::of(&ebpf),
             released_at: Instant::now(),
             stacks: Arc::new(stacks),
@@ -232,6 +245,15 @@ impl Live {
         false
     }
 
+    /// Tells what was summed up, when it is time to, or now.
+    fn look_at_sums(&mut self, now: bool) -> anyhow::Result<()> {
+        let Some(sums) = self.sums.as_mut().filter(|sums| now || sums.is_due()) else { return Ok(()) };
+        for event in sums.take(monotonic_ns())? {
+            self.order.push(event);
+        }
+        Ok(())
+    }
+
     fn release(&mut self, upto: u64, batch: &mut Batch) {
         // What was lost was lost after everything that is out already, and maybe before all that is still held.
         for lost in self.losses.take() {
@@ -274,6 +296,7 @@ impl Source for Live {
         self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
         let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
         self.drain();
+        self.look_at_sums(false)?;
         self.losses.update(monotonic_ns())?;
         if self.ring.has_passed(mark) && self.released_at.elapsed() >= RELEASE_EVERY {
             self.losses.add(self.misses.take(false));
@@ -288,6 +311,7 @@ impl Source for Live {
     fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(ebpf) = self.ebpf.take() {
             self.costs = costs(&ebpf);
+            self.look_at_sums(true)?;
             self.stopped = Some(self.ring.mark(monotonic_ns));
             self.losses.update(monotonic_ns())?;
             self.losses.add(self.misses.take(true));
