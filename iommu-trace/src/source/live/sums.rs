@@ -63,7 +63,7 @@ impl Sums {
         self.looked = Instant::now();
         let mut events = Vec::new();
         let mut entries = 0;
-        for entry in self.map.iter() {
+        for entry in &self.map {
             let (Key(key), cpus) = entry.context("cannot read the sums of map, unmap and invalidation")?;
             entries += 1;
             let sum = cpus.iter().fold(SumValue::ZERO, |sum, cpu| sum.plus(&cpu.0));

@@ -239,7 +239,7 @@ impl World {
         self.logs.take(self.now, span);
         match &span.kind {
             SpanKind::Map(_) | SpanKind::Unmap(_) | SpanKind::Invalidate(_) | SpanKind::Sum(_) => {
-                self.dma.take(self.now, span)
+                self.dma.take(self.now, span);
             }
             SpanKind::Fault(fault) => {
                 if let Some(bins) = self.stages.at(self.now) {
