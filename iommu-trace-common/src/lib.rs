@@ -10,7 +10,7 @@ pub mod field;
 pub mod probe;
 pub mod record;
 
-pub use field::{ABSENT, Field};
+pub use field::{ABSENT, Field, Late};
 pub use probe::{Phase, ProbeId};
 
 /// Longest device name kept, with its terminating NUL (`dev_name()` of PCI devices has 12 characters).
@@ -62,6 +62,8 @@ pub struct Settings {
     pub xa_chunk_shift: u32,
     /// Not 0: handles and fault groups are watched for their frees.
     pub track_frees: u32,
+    /// Not 0: iommufd is a module, and what its types are is told in a map: see [`Late`].
+    pub late: u32,
 }
 
 /// What a [`record::Slot`] tells.
