@@ -159,7 +159,7 @@ const ROWS: &[Row] = &[
         essential: false,
         look: |root| root.iommufd(),
         cost: "no device is attached through iommufd, and no page fault goes to user space",
-        remedy: "modprobe iommufd, before the trace begins",
+        remedy: "modprobe iommufd: a trace that runs already takes it up",
     },
     Row {
         name: "IOMMU",
