@@ -60,7 +60,7 @@ fn run(guest: &Guest, checks: &mut Checks, cycles: usize) -> Result<()> {
     script.case("doctor", "iommu-trace doctor --json");
 
     // The tracer is there first, and each time everything that is done is done under its eyes.
-    let each: String = (1..=cycles)
+    let each: Vec<String> = (1..=cycles)
         .map(|cycle| {
             let work = if works(cycle) {
                 format!(
@@ -75,7 +75,7 @@ fn run(guest: &Guest, checks: &mut Checks, cycles: usize) -> Result<()> {
             format!("load; {work} unload\n")
         })
         .collect();
-    script.case("cycles-script", &format!("cat > /out/cycles.sh <<'EOF'\n{WORDS}\n{each}\nEOF"));
+    script.case("cycles-script", &format!("cat > /out/cycles.sh <<'EOF'\n{WORDS}\n{}\nEOF", each.concat()));
     script.case("cycles", "iommu-trace record -o /out/cycles.itr -- sh /out/cycles.sh");
     for (name, command) in [
         ("cycles-trace", "trace --format json --output /out/cycles.jsonl"),

@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn types_are_found_in_a_bzimage() {
         let btf = [0x9f, 0xeb, 1, 0, 7];
-        let mut packer = Command::new("gzip");
-        let mut child = packer.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut gzip = Command::new("gzip");
+        let mut child = gzip.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(&elf(".BTF", &btf)).unwrap();
         let packed = child.wait_with_output().unwrap().stdout;
         let mut image = vec![0; 1024];

@@ -1,7 +1,7 @@
 //! The probes on iommufd's functions while it is a module: attached when it comes, let go when it is unloaded.
 //!
 //! fentry would reach these functions too, through the module's own type information, but a program loaded for one holds
-//! the module until the trace ends (`bpf_check_attach_target()` takes a reference), and so does a kprobe_multi link. A kprobe
+//! the module until the trace ends (`bpf_check_attach_target()` takes a reference), and so does a `kprobe_multi` link. A kprobe
 //! does not: the kernel takes it away with the module.
 
 use std::time::{Duration, Instant};
