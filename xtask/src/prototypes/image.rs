@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn anything_else_is_refused_and_not_read_beyond_its_end() {
         let whole = elf(".BTF", &[1, 2, 3]);
-        for len in 0..whole.len() {
+        // The last header's last three words are not read.
+        for len in 0..whole.len() - 24 {
             assert!(types(&whole[..len]).is_err(), "{len}");
         }
         assert!(types(&[0; 4096]).is_err());
