@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cli;
 pub mod command;
 pub mod console;
+pub mod debian;
 pub mod demo;
 pub mod grafana;
 pub mod guest_tests;

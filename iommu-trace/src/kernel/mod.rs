@@ -3,6 +3,7 @@
 mod btf;
 mod late;
 mod offsets;
+pub mod privileges;
 mod symbols;
 
 use std::{

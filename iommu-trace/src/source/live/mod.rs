@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use aya::{Ebpf, maps::Array};
 
 use self::{
@@ -29,7 +29,7 @@ use self::{
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
-    kernel::{Kernel, iommu_groups},
+    kernel::{Kernel, iommu_groups, privileges::explain},
     model::{Features, span::Topic},
     probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
@@ -99,7 +99,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, options)?;
+    let mut ebpf = attach::load(&kernel, options).map_err(explain)?;
     let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &btf, &mut plan);
     let about = About::of(&kernel);
@@ -112,7 +112,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         .map(|status| format!("{} ({})", status.function, status.reason.unwrap_or_default()))
         .collect();
     if !missing.is_empty() && options.topics.contains(&Topic::Attach) {
-        bail!("essential probes could not be attached: {}. `iommu-trace doctor` tells more", missing.join("; "));
+        let error = anyhow!("essential probes could not be attached: {}", missing.join("; "));
+        return Err(explain(error.context("`iommu-trace doctor` tells more")));
     }
     let mut live = Live::new(about, &plan, ebpf, options.verbose)?;
     live.modules = modules;
