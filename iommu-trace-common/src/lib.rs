@@ -10,7 +10,7 @@ pub mod field;
 pub mod probe;
 pub mod record;
 
-pub use field::{ABSENT, Field};
+pub use field::{ABSENT, Field, Late};
 pub use probe::{Phase, ProbeId};
 
 /// Longest device name kept, with its terminating NUL (`dev_name()` of PCI devices has 12 characters).
@@ -66,6 +66,8 @@ pub struct Settings {
     pub sums: u32,
     /// Not 0: `amd_iommu_domain_flush_pages` takes the last address, not the size (from 7.0 on).
     pub amd_flush_last: u32,
+    /// Not 0: iommufd is a module, and what its types are is told in a map: see [`Late`].
+    pub late: u32,
 }
 
 /// What a [`record::Slot`] tells.

@@ -154,6 +154,7 @@ impl Watcher {
             (Verdict::Ok, "ok"),
             (Verdict::Missing, "missing"),
             (Verdict::Broken, "broken"),
+            (Verdict::Waiting, "waiting"),
             (Verdict::NotApplicable, "not_applicable"),
         ] {
             let count = info.probes.iter().filter(|probe| probe.verdict == verdict).count();

@@ -442,6 +442,10 @@ impl<W: Write> Sink for TextSink<W> {
             0 => {}
             missing => write!(title, ", {missing} not in this kernel").map_err(io::Error::other)?,
         }
+        match count(Verdict::Waiting) {
+            0 => {}
+            waiting => write!(title, ", {waiting} waiting for iommufd to be loaded").map_err(io::Error::other)?,
+        }
         writeln!(self.out, "{}", Painted(palette.strong, title))?;
         for probe in info.probes.iter().filter(|probe| probe.verdict == Verdict::Broken) {
             let reason = probe.reason.as_deref().unwrap_or("the reason is not known");

@@ -6,6 +6,7 @@ mod clean;
 mod compare;
 mod hot;
 mod lifecycle;
+mod modules;
 mod privileges;
 mod recorded;
 mod serve;
@@ -148,6 +149,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         clean::TESTS,
         broken::TESTS,
         top::TESTS,
+        modules::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -5,6 +5,7 @@ mod catalogue;
 mod command;
 mod edit;
 mod fetch;
+mod modular;
 mod variant_build;
 mod variants;
 
@@ -61,6 +62,7 @@ fn ensure(entry: &Entry, newest: bool) -> Result<Image> {
     }
     match entry.kind {
         Kind::Source(_) => build::build(entry, newest),
+        Kind::Rebuilt { .. } => modular::build(entry, newest),
         Kind::Stock { .. } => fetch::stock(entry),
     }
 }
@@ -86,6 +88,7 @@ fn ensure_variant(entry: &Entry, variant: &Variant, newest: bool) -> Result<Imag
 fn cached(entry: &Entry) -> Result<Option<Image>> {
     match entry.kind {
         Kind::Source(_) => build::cached(entry),
+        Kind::Rebuilt { .. } => modular::cached(entry),
         Kind::Stock { .. } => fetch::cached(entry),
     }
 }

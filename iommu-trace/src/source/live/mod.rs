@@ -4,6 +4,7 @@ mod attach;
 mod detach;
 mod diagnostics;
 mod loss;
+mod modules;
 mod order;
 mod ring;
 mod stacks;
@@ -21,6 +22,7 @@ use aya::{Ebpf, maps::Array};
 use self::{
     diagnostics::Diagnostics,
     loss::{Losses, Misses},
+    modules::Modules,
     order::Reorder,
     ring::{Mark, Ring},
     stacks::LiveStacks,
@@ -30,7 +32,7 @@ use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
     kernel::{Kernel, iommu_groups, privileges::explain},
-    model::span::Topic,
+    model::{Features, span::Topic},
     probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
 
@@ -43,6 +45,8 @@ const RELEASE_EVERY: Duration = Duration::from_millis(10);
 const CLOCK_SLACK_NS: u64 = 100_000;
 /// How long a record that was begun before the end of the trace is waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(200);
+/// How long the ring is waited for where a module may come meanwhile.
+const MODULE_WAIT: Duration = Duration::from_millis(10);
 /// Events taken from the ring in one poll, so that batches stay bounded in a storm.
 const MAX_BATCH: usize = 8192;
 /// The nice value of the thread that reads the ring.
@@ -103,6 +107,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let mut ebpf = attach::load(&kernel, options).map_err(explain)?;
     let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &btf, &mut plan);
+    let about = About::of(&kernel);
+    let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
     tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
@@ -114,7 +120,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         let error = anyhow!("essential probes could not be attached: {}", missing.join("; "));
         return Err(explain(error.context("`iommu-trace doctor` tells more")));
     }
-    let mut live = Live::new(&kernel, &plan, ebpf, options)?;
+    let mut live = Live::new(about, &plan, ebpf, options)?;
+    live.modules = modules;
     if plan.has(ProbeId::GroupShowType) {
         live.take_snapshot()?;
     }
@@ -128,8 +135,28 @@ pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>>
     let btf = attach::kernel_types(&kernel, &plan)?;
     let mut ebpf = attach::load(&kernel, options)?;
     attach::attach_all(&mut ebpf, &btf, &mut plan);
+    Modules::new(kernel, &mut plan, &mut ebpf)?;
     detach::in_background(ebpf);
     Ok(plan.status())
+}
+
+/// What is told of the kernel.
+struct About {
+    release: String,
+    machine: String,
+    host: String,
+    features: Features,
+}
+
+impl About {
+    fn of(kernel: &Kernel) -> About {
+        About {
+            release: kernel.release.clone(),
+            machine: kernel.machine.clone(),
+            host: kernel.host.clone(),
+            features: kernel.features(),
+        }
+    }
 }
 
 /// The running trace.
@@ -150,6 +177,8 @@ struct Live {
     diagnostics: Option<Diagnostics>,
     /// The programs; `None` once they are detached.
     ebpf: Option<Ebpf>,
+    /// iommufd, where it is a module.
+    modules: Option<Modules>,
     costs: Cost,
     /// Everything older than this was given out.
     released: u64,
@@ -167,7 +196,7 @@ impl Drop for Live {
 }
 
 impl Live {
-    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf, options: &LiveOptions) -> anyhow::Result<Live> {
+    fn new(about: About, plan: &Plan, mut ebpf: Ebpf, options: &LiveOptions) -> anyhow::Result<Live> {
         let diagnostics = if options.verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
         let ring = Ring::new(ebpf.take_map("RING").context("the BPF object has no map RING")?)?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
@@ -179,10 +208,10 @@ impl Live {
         };
         let now = monotonic_ns();
         let info = SourceInfo {
-            kernel: kernel.release.clone(),
-            machine: kernel.machine.clone(),
-            host: kernel.host.clone(),
-            features: plan.features(&kernel.features()),
+            kernel: about.release,
+            machine: about.machine,
+            host: about.host,
+            features: plan.features(&about.features),
             probes: plan.status(),
             epoch_offset_ns: epoch_offset_ns(),
             started_ns: now,
@@ -199,6 +228,7 @@ impl Live {
             stacks: Arc::new(stacks),
             diagnostics,
             ebpf: Some(ebpf),
+            modules: None,
             costs: Cost::default(),
             released: now,
             stopped: None,
@@ -254,6 +284,15 @@ impl Live {
         Ok(())
     }
 
+    /// Follows iommufd where it is a module. What it may have done unseen is a loss like any other.
+    fn look_at_modules(&mut self) -> anyhow::Result<()> {
+        if let (Some(modules), Some(ebpf)) = (&mut self.modules, &mut self.ebpf) {
+            let missed = modules.look(ebpf, &mut self.info.probes)?;
+            self.losses.add(missed);
+        }
+        Ok(())
+    }
+
     fn release(&mut self, upto: u64, batch: &mut Batch) {
         // What was lost was lost after everything that is out already, and maybe before all that is still held.
         for lost in self.losses.take() {
@@ -293,6 +332,8 @@ impl Source for Live {
             self.ended = true;
             return Ok(Progress::End);
         }
+        self.look_at_modules()?;
+        let timeout = if self.modules.is_some() { timeout.min(MODULE_WAIT) } else { timeout };
         self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
         let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
         self.drain();
