@@ -11,6 +11,7 @@ pub mod cli;
 pub mod command;
 pub mod console;
 pub mod demo;
+pub mod emulator;
 pub mod grafana;
 pub mod guest_tests;
 pub mod initramfs;

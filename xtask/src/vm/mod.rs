@@ -22,6 +22,7 @@ pub use outcome::{CRASH_CODE, Outcome, Status};
 use crate::{
     accel::{self, Accel},
     busybox,
+    emulator::Emulator,
     initramfs::Initramfs,
     kernel::Image,
     modules,
@@ -215,6 +216,7 @@ impl Vm {
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
         let machine = Machine {
+            emulator: Emulator::for_iommu(self.iommu)?,
             kernel: self.kernel.bzimage.clone(),
             initramfs: dir.path().join("initramfs"),
             iommu: self.iommu,
