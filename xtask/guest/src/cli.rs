@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
-use crate::programs::{attach, default_domain, dma_fault, iopf, map_load, race, vfio, workload};
+use crate::programs::{attach, default_domain, dma_fault, iopf, map_load, page_request, race, vfio, workload};
 use crate::sys;
 use crate::truth::{Fact, Truth};
 
@@ -43,6 +43,8 @@ enum Program {
     DefaultDomain(default_domain::Args),
     /// DMA faults by QEMU's edu device.
     DmaFault(dma_fault::Args),
+    /// Page requests by VT-d's own queue and interrupt.
+    PageRequest(page_request::Args),
     /// Page faults on a PASID that comes and goes.
     Race(race::Args),
     /// Map and unmap as fast as it goes.
@@ -59,6 +61,7 @@ impl Program {
             Self::Vfio(_) => "vfio",
             Self::DefaultDomain(_) => "default-domain",
             Self::DmaFault(_) => "dma-fault",
+            Self::PageRequest(_) => "page-request",
             Self::Race(_) => "race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
@@ -72,6 +75,7 @@ impl Program {
             Self::Vfio(args) => vfio::run(args, truth),
             Self::DefaultDomain(args) => default_domain::run(args, truth),
             Self::DmaFault(args) => dma_fault::run(args, truth),
+            Self::PageRequest(args) => page_request::run(args, truth),
             Self::Race(args) => race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),

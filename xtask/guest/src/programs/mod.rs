@@ -5,6 +5,7 @@ pub mod default_domain;
 pub mod dma_fault;
 pub mod iopf;
 pub mod map_load;
+pub mod page_request;
 pub mod race;
 pub mod vfio;
 pub mod workload;
