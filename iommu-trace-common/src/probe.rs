@@ -95,4 +95,5 @@ probe_ids! {
     AmdCompletionWait = "iommu_completion_wait",
     GroupShowType = "iommu_group_show_type",
     Kfree = "kfree",
+    PrqEventThread = "prq_event_thread",
 }

@@ -367,6 +367,12 @@ records! {
         options: u32,
     }
 
+    /// Entry or return of an interrupt's thread.
+    struct Interrupt {
+        /// The IOMMU that raised it.
+        iommu: u64,
+    }
+
     /// A free of watched memory (`check --track-frees`).
     struct Free {
         /// The address freed.

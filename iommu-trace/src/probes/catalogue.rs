@@ -274,6 +274,9 @@ catalogue! {
     AmdCompletionWait "amd_completion_wait" [enter exit] Vmlinux Invalidate, driver "ivhd";
         kernels "with AMD-Vi"; cost "AMD-Vi's invalidations are not seen";
         "int iommu_completion_wait(struct amd_iommu *iommu)"
+    PrqEventThread "prq_event_thread" [enter exit] Vmlinux Fault, driver "dmar";
+        kernels "with VT-d"; cost "how long a page request waited between VT-d's interrupt and its report is not known";
+        "static irqreturn_t prq_event_thread(int irq, void *d)"
     GroupShowType "group_show_type" [enter] Vmlinux Attach, purpose Snapshot;
         kernels "all"; cost "what was attached before is not known";
         "ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)"
