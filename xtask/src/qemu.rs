@@ -132,7 +132,8 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
         Iommu::Intel => add("device", "intel-iommu,intremap=on,caching-mode=on".to_owned()),
         Iommu::IntelPri => add(
             "device",
-            "intel-iommu,intremap=on,scalable-mode=on,fsts=on,svm=on,device-iotlb=on,pasid-bits=20,aw-bits=48".to_owned(),
+            "intel-iommu,intremap=on,scalable-mode=on,fsts=on,svm=on,device-iotlb=on,pasid-bits=20,aw-bits=48"
+                .to_owned(),
         ),
         Iommu::Amd => add("device", "amd-iommu,intremap=on".to_owned()),
         Iommu::Virtio => add("device", "virtio-iommu-pci,addr=0x1".to_owned()),

@@ -82,7 +82,8 @@ impl Pci {
 
     /// Its requester id: bus, device, function.
     pub fn rid(&self) -> Result<u16> {
-        let parts: Vec<_> = self.address.split([':', '.']).filter_map(|part| u16::from_str_radix(part, 16).ok()).collect();
+        let parts: Vec<_> =
+            self.address.split([':', '.']).filter_map(|part| u16::from_str_radix(part, 16).ok()).collect();
         match parts.as_slice() {
             [_, bus, device, function] => Ok(bus << 8 | device << 3 | function),
             _ => bail!("{} is no PCI address", self.address),

@@ -5,6 +5,7 @@ mod broken;
 mod clean;
 mod compare;
 mod lifecycle;
+mod page_requests;
 mod recorded;
 mod serve;
 mod session;
@@ -144,6 +145,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         clean::TESTS,
         broken::TESTS,
         top::TESTS,
+        page_requests::TESTS,
     ]
     .into_iter()
     .flatten()
