@@ -327,15 +327,10 @@ pub enum Fact {
         device: String,
         group: Option<u32>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        device_id: Option<u32>,
-        #[serde(skip_serializing_if = "Option::is_none")]
         pasid: Option<u32>,
         grpid: u32,
         addr: Hex,
-        last: bool,
-        /// How it was answered; missing for one that gets no answer of its own.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        response: Option<Code>,
+        response: Code,
         #[serde(flatten)]
         outcome: Outcome,
     },

@@ -5,6 +5,7 @@ mod catalogue;
 mod command;
 mod edit;
 mod fetch;
+mod test_module;
 mod variant_build;
 mod variants;
 
@@ -53,6 +54,11 @@ pub fn source(name: &str) -> Result<(String, PathBuf)> {
     let Some(entry) = catalogue::find(name) else { bail!("there is no kernel {name} in the catalogue") };
     let _lock = Lock::take(entry.name)?;
     fetch::source(entry, false)
+}
+
+/// The test guests' own module for a kernel that was built here, built as needed; `None` for another kernel.
+pub fn test_module(image: &Image) -> Result<Option<PathBuf>> {
+    test_module::get(image)
 }
 
 /// A kernel of the catalogue, fetched and built as needed. Without `newest`, what is in the cache is good enough.

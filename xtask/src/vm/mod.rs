@@ -24,7 +24,7 @@ use crate::{
     busybox,
     emulator::Emulator,
     initramfs::Initramfs,
-    kernel::Image,
+    kernel::{self, Image},
     modules,
     programs::Programs,
     qemu::{self, Iommu, Machine},
@@ -273,6 +273,12 @@ impl Vm {
                     paths.push(module.path);
                 }
             }
+        }
+        // The guest program that wants it loads it.
+        if self.iommu == Iommu::IntelPri
+            && let Some(module) = kernel::test_module(&self.kernel)?
+        {
+            archive.copy(&module, "lib/modules/iommu_trace_pri.ko")?;
         }
         for Copy { from, to } in &self.copies {
             archive.copy(from, to)?;
