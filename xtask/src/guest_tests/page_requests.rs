@@ -1,6 +1,8 @@
 //! Page requests by VT-d's own queue, interrupt and response: the path that hardware takes.
 
-use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::{
@@ -21,7 +23,7 @@ pub const TESTS: &[GuestTest] = &[
         kernel: "stock-6.12",
         iommu: Iommu::IntelPri,
         tracer: true,
-        run: unhandled,
+        run: |guest, checks| told(guest, checks, &[UNHANDLED]),
     },
     GuestTest {
         name: "page-requests-stock-7.3",
@@ -29,36 +31,88 @@ pub const TESTS: &[GuestTest] = &[
         kernel: "stock-7.3",
         iommu: Iommu::IntelPri,
         tracer: true,
-        run: unhandled,
+        run: |guest, checks| told(guest, checks, &[UNHANDLED]),
+    },
+    GuestTest {
+        name: "page-requests-built-7.3",
+        about: "page requests of VT-d are answered by a process's own memory, and by user space through iommufd",
+        kernel: "built-7.3",
+        iommu: Iommu::IntelPri,
+        tracer: true,
+        run: |guest, checks| told(guest, checks, &[SVA, IOMMUFD]),
     },
 ];
 
-/// Requests of a few interrupts, of which some find several.
-fn unhandled(guest: &Guest, checks: &mut Checks) -> Result<()> {
+/// A way to handle page requests, and what must be told of each.
+struct Way {
+    name: &'static str,
+    answered_by: &'static str,
+    /// Requests made in batches, and after them.
+    batched: usize,
+    alone: usize,
+    /// Whether a handle is found.
+    handle: bool,
+    /// Whether user space is told of them.
+    delivered: bool,
+    /// Whether the interrupt's own thread sends the answer.
+    by_interrupt: bool,
+}
+
+const UNHANDLED: Way = Way {
+    name: "none",
+    answered_by: "report",
+    batched: 12,
+    alone: 0,
+    handle: false,
+    delivered: false,
+    by_interrupt: true,
+};
+/// At its end one request asks for what is not mapped any more.
+const SVA: Way = Way { name: "sva", answered_by: "handler", alone: 1, handle: true, by_interrupt: false, ..UNHANDLED };
+const IOMMUFD: Way =
+    Way { name: "iommufd", answered_by: "user", handle: true, delivered: true, by_interrupt: false, ..UNHANDLED };
+/// Requests that an interrupt finds.
+const BATCH: usize = 4;
+
+/// Runs the program each way under a trace, and compares.
+fn told(guest: &Guest, checks: &mut Checks, ways: &[Way]) -> Result<()> {
     let mut script = Script::new();
-    script.case(
-        "run",
-        "exec iommu-trace trace --events fault,invalidate --format json --output /out/trace.jsonl -- \
-         guest page-request --count 3 --batch 4 --truth /out/truth.jsonl",
-    );
+    for way in ways {
+        let name = way.name;
+        script.case(
+            name,
+            &format!(
+                "exec iommu-trace trace --events attach,fault,sva,iommufd,invalidate --format json \
+                 --output /out/{name}.jsonl -- guest page-request --handler {name} --count 3 --batch {BATCH} \
+                 --truth /out/{name}.truth"
+            ),
+        );
+    }
     let files = script.run(guest.vm())?;
-    files.expect_status("run", 0)?;
-    let text = files.text("trace.jsonl")?;
-    let trace = Trace::parse(&text)?;
-    checks.check("the trace is what it says it is", Schema::load()?.check(&text).and_then(|()| trace.check_frame()));
-    checks.check("nothing is lost", trace.check_clean());
-    let asked = requests(&files.text("truth.jsonl")?)?;
-    let faults: Vec<&Span> = trace.spans.iter().filter(|span| span.event == "fault").collect();
-    checks.check("there are as many faults as requests", {
-        if asked.len() == 12 && faults.len() == 12 {
-            Ok(())
-        } else {
-            Err(anyhow::anyhow!("{} requests were made, and {} faults were told", asked.len(), faults.len()))
+    for way in ways {
+        let name = way.name;
+        files.expect_status(name, 0).with_context(|| format!("handler {name}"))?;
+        let text = files.text(&format!("{name}.jsonl"))?;
+        let trace = Trace::parse(&text)?;
+        let whole = Schema::load()?.check(&text).and_then(|()| trace.check_frame()).and_then(|()| trace.check_clean());
+        checks.check(format!("{name}: the trace is what it says it is, nothing is lost, no rule broken"), whole);
+        let asked = requests(&files.text(&format!("{name}.truth"))?)?;
+        let mut faults: Vec<&Span> = trace.spans.iter().filter(|span| span.event == "fault").collect();
+        faults.sort_by_key(|fault| fault.ts);
+        let as_many = [asked.len(), faults.len()] == [way.batched + way.alone; 2];
+        checks.check(format!("{name}: there are as many faults as requests"), {
+            if as_many { Ok(()) } else { Err(anyhow!("{} requests, {} faults", asked.len(), faults.len())) }
+        });
+        checks.check(
+            format!("{name}: each request is told once, with all its stages"),
+            each_request(way, &asked, &faults),
+        );
+        if way.by_interrupt {
+            checks.check(format!("{name}: each answer is one descriptor"), each_answer(&trace, &faults));
         }
-    });
-    checks.check("each request is told once, with all its stages", each_request(&asked, &faults));
-    checks.check("each answer is an invalidation descriptor", each_answer(&trace, &faults));
-    checks.check("requests of one interrupt are timed from the same moment", each_interrupt(&asked, &faults));
+        let batched = &faults[..faults.len().min(way.batched)];
+        checks.check(format!("{name}: requests of one interrupt are timed from one moment"), each_interrupt(batched));
+    }
     Ok(())
 }
 
@@ -68,14 +122,16 @@ fn requests(truth: &str) -> Result<Vec<Value>> {
     Ok(lines.into_iter().filter(|line| line["truth"] == "page_request").collect())
 }
 
-fn each_request(asked: &[Value], faults: &[&Span]) -> Result<()> {
+fn each_request(way: &Way, asked: &[Value], faults: &[&Span]) -> Result<()> {
     for request in asked {
-        let same = |fault: &&&Span| ["device", "pasid", "grpid", "addr"].iter().all(|f| *fault.get(f) == request[*f]);
+        let (from, to) = (request["ts0"].as_u64(), request["ts1"].as_u64());
+        let same = |fault: &&&Span| {
+            let then = from < Some(fault.ts) && Some(fault.ts) < to;
+            then && ["device", "group", "pasid", "grpid", "addr"].iter().all(|f| *fault.get(f) == request[*f])
+        };
         let told: Vec<_> = faults.iter().filter(same).collect();
         ensure!(told.len() == 1, "told {} times: {request}", told.len());
         let fault = told[0];
-        let (from, to) = (request["ts0"].as_u64(), request["ts1"].as_u64());
-        ensure!(from < Some(fault.ts) && Some(fault.ts) < to, "at another time: {}", fault.raw);
         ensure!(
             fault.text("comm").is_some_and(|comm| comm.starts_with("irq/")),
             "no interrupt's thread: {}",
@@ -83,9 +139,14 @@ fn each_request(asked: &[Value], faults: &[&Span]) -> Result<()> {
         );
         ensure!(*fault.get("response") == request["response"], "answered otherwise: {}", fault.raw);
         ensure!(fault.number("lookups") == Some(1), "not one look-up: {}", fault.raw);
-        ensure!(fault.text("answered_by") == Some("report"), "answered by another: {}", fault.raw);
+        ensure!(fault.text("answered_by") == Some(way.answered_by), "answered by another: {}", fault.raw);
         ensure!(fault.number("interrupt_ns") > Some(0), "no interrupt: {}", fault.raw);
         ensure!(fault.number("response_ns") > Some(0), "no response: {}", fault.raw);
+        for stage in ["lookup_ns", "handler_ns", "freed_ns"] {
+            ensure!(fault.number(stage).is_some() == way.handle, "{stage}: {}", fault.raw);
+        }
+        ensure!(fault.number("delivered_ns").is_some() == way.delivered, "delivered: {}", fault.raw);
+        ensure!(fault.get("delivered_id") == fault.get("device_id"), "told another id: {}", fault.raw);
     }
     Ok(())
 }
@@ -104,12 +165,13 @@ fn each_answer(trace: &Trace, faults: &[&Span]) -> Result<()> {
     Ok(())
 }
 
-fn each_interrupt(asked: &[Value], faults: &[&Span]) -> Result<()> {
+fn each_interrupt(faults: &[&Span]) -> Result<()> {
     let began = |fault: &&Span| Some(fault.ts - fault.number("interrupt_ns")?);
-    for batch in faults.chunks(4) {
+    for batch in faults.chunks(BATCH) {
         let first = batch.first().and_then(began);
         ensure!(first.is_some() && batch.iter().all(|fault| began(fault) == first), "not one: {}", batch[0].raw);
     }
-    ensure!(faults.iter().filter_map(began).collect::<std::collections::BTreeSet<_>>().len() == asked.len() / 4);
+    let interrupts: BTreeSet<u64> = faults.iter().filter_map(began).collect();
+    ensure!(interrupts.len() == faults.len() / BATCH, "{} interrupts: {interrupts:?}", interrupts.len());
     Ok(())
 }
