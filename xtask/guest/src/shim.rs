@@ -19,7 +19,9 @@ const MODULE: &str = "/lib/modules/iommu_trace_pri.ko";
 const PARAMETERS: &str = "/sys/module/iommu_trace_pri/parameters";
 
 /// The module at work; unloaded when dropped.
-pub struct Shim;
+pub struct Shim {
+    parameters: &'static Path,
+}
 
 impl Shim {
     /// Loads it for a device, which is removed and found again: whatever held it lets it go.
@@ -38,25 +40,25 @@ impl Shim {
             let error = io::Error::last_os_error();
             bail!(Failure::from_io(&error, format!("loading {MODULE} for {}", device.address)));
         }
-        Ok(Self)
+        Ok(Self { parameters: Path::new(PARAMETERS) })
     }
 
     /// Binds the device to this process's address space; gives back the PASID.
     pub fn bind(&self) -> Result<u32> {
-        match pci::write(&Path::new(PARAMETERS).join("bind"), "1") {
+        match pci::write(&self.parameters.join("bind"), "1") {
             // The kernel's stubs, or a driver that cannot.
             Err(failure) if [libc::ENODEV, libc::EOPNOTSUPP].contains(&failure.errno) => {
                 bail!(NotApplicable(format!("this kernel binds no device to a process: {failure}")));
             }
             result => result?,
         }
-        let pasid = fs::read_to_string(Path::new(PARAMETERS).join("pasid")).context("cannot read the bond's PASID")?;
+        let pasid = fs::read_to_string(self.parameters.join("pasid")).context("cannot read the bond's PASID")?;
         Ok(pasid.trim().parse()?)
     }
 
     /// Undoes [`Shim::bind`].
     pub fn unbind(&self) -> Tried<()> {
-        pci::write(&Path::new(PARAMETERS).join("bind"), "0")
+        pci::write(&self.parameters.join("bind"), "0")
     }
 }
 

@@ -188,8 +188,12 @@ impl Untouched {
     /// Whether the page at an address inside is there.
     pub fn is_in(&self, addr: u64) -> Tried<bool> {
         let mut there = 0_u8;
-        let page = (addr / PAGE as u64 * PAGE as u64) as *mut libc::c_void;
-        // SAFETY: the kernel checks the address, and writes one byte for one page.
+        let offset = addr.wrapping_sub(self.addr()) as usize / PAGE * PAGE;
+        if offset >= self.len {
+            return Err(Failure::new(libc::EFAULT, format!("mincore at {addr:#x}, which is outside")));
+        }
+        let page = self.addr.wrapping_byte_add(offset);
+        // SAFETY: the page is inside the mapping, and the kernel writes one byte for it.
         if unsafe { libc::mincore(page, PAGE, &raw mut there) } != 0 {
             return Err(Failure::from_io(&io::Error::last_os_error(), format!("mincore at {addr:#x}")));
         }
