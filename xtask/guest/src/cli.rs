@@ -8,7 +8,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
-use crate::programs::{as_user, attach, default_domain, dma_fault, iopf, map_load, page_request, race, vfio, workload};
+use crate::programs::{
+    as_user, attach, default_domain, dma_fault, iopf, map_load, page_request, race, undrained, vfio, workload,
+};
 use crate::sys;
 use crate::truth::{Fact, Truth};
 
@@ -45,6 +47,8 @@ enum Program {
     DmaFault(dma_fault::Args),
     /// Page requests by VT-d's own queue and interrupt.
     PageRequest(page_request::Args),
+    /// Detach while a page request of VT-d waits in its queue.
+    Undrained(undrained::Args),
     /// Page faults on a PASID that comes and goes.
     Race(race::Args),
     /// Map and unmap as fast as it goes.
@@ -64,6 +68,7 @@ impl Program {
             Self::DefaultDomain(_) => "default-domain",
             Self::DmaFault(_) => "dma-fault",
             Self::PageRequest(_) => "page-request",
+            Self::Undrained(_) => "undrained",
             Self::Race(_) => "race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
@@ -79,6 +84,7 @@ impl Program {
             Self::DefaultDomain(args) => default_domain::run(args, truth),
             Self::DmaFault(args) => dma_fault::run(args, truth),
             Self::PageRequest(args) => page_request::run(args, truth),
+            Self::Undrained(args) => undrained::run(args, truth),
             Self::Race(args) => race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),

@@ -130,13 +130,25 @@ impl Queue {
 
     /// Puts requests into the queue and raises one interrupt for all.
     pub fn raise(&mut self, requests: &[Request]) -> Result<()> {
+        self.put(requests)?;
+        Ok(self.interrupt()?)
+    }
+
+    /// Raises the interrupt.
+    pub fn interrupt(&self) -> Tried<()> {
+        self.edu.load(self.page.physical, 0, 0xf80)?;
+        self.edu.store(DATA_AT as u64, self.interrupt, 4)
+    }
+
+    /// Puts requests into the queue, of which the kernel does not hear yet.
+    pub fn put(&mut self, requests: &[Request]) -> Result<()> {
         ensure!(requests.len() <= BATCH, "{} requests at once, where {BATCH} fit", requests.len());
         let length = requests.len() as u64 * DESCRIPTOR;
         if self.tail + length > self.size {
             // A batch is written in one piece: those before the queue's end come first.
             let (before, after) = requests.split_at(((self.size - self.tail) / DESCRIPTOR) as usize);
-            self.raise(before)?;
-            return self.raise(after);
+            self.put(before)?;
+            return self.put(after);
         }
         if requests.is_empty() {
             return Ok(());
@@ -153,7 +165,6 @@ impl Queue {
         self.edu.load(self.page.physical, 0, 0xf80)?;
         self.edu.store(0, self.memory + self.tail, length as u32)?;
         self.edu.store(TAIL_AT as u64, self.registers + PQT, 8)?;
-        self.edu.store(DATA_AT as u64, self.interrupt, 4)?;
         self.tail = tail;
         Ok(())
     }

@@ -227,6 +227,20 @@ pub const VARIANTS: &[Variant] = &[
         ],
     },
     Variant {
+        name: "slow-report",
+        base: "built-7.3",
+        // No bug: it only widens a window that the kernel has.
+        about: "a report takes a third of a second from its look-up to its handler",
+        rule: "use-after-detach",
+        undoes: "",
+        edits: &[edit(
+            FAULTS,
+            "iommu_report_device_fault",
+            "iopf_param = iopf_get_dev_fault_param(dev);",
+            Change::After("schedule_timeout_uninterruptible(HZ / 3);"),
+        )],
+    },
+    Variant {
         name: "wrong-id",
         base: "built-7.3",
         about: "faults are delivered with another device's id",

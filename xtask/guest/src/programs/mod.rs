@@ -8,6 +8,7 @@ pub mod iopf;
 pub mod map_load;
 pub mod page_request;
 pub mod race;
+pub mod undrained;
 pub mod vfio;
 pub mod workload;
 

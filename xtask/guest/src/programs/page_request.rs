@@ -54,7 +54,7 @@ pub enum Handler {
 }
 
 /// The first address asked for; each request asks for the page after.
-const ADDRESS: u64 = 0x1000_0000;
+pub const ADDRESS: u64 = 0x1000_0000;
 /// Group ids have 9 bits.
 const GROUPS: u32 = 512;
 /// How long a request may take to be answered.
@@ -79,7 +79,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
 }
 
 /// The device that makes requests: VT-d knows those with ATS by their requester id.
-fn requester(named: Option<&str>) -> Result<Pci> {
+pub fn requester(named: Option<&str>) -> Result<Pci> {
     let found = match named {
         Some(address) => Some(Pci::at(address)?),
         None => Pci::all().into_iter().find(|device| device.group().is_some() && device.has_ats()),
