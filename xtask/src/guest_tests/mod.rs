@@ -15,6 +15,7 @@ mod top;
 mod trace;
 mod traced;
 mod truth;
+mod unplug;
 mod usage;
 
 use std::sync::{Mutex, PoisonError};
@@ -148,6 +149,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         broken::TESTS,
         top::TESTS,
         page_requests::TESTS,
+        unplug::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -9,6 +9,7 @@ pub mod map_load;
 pub mod page_request;
 pub mod race;
 pub mod undrained;
+pub mod unplug;
 pub mod vfio;
 pub mod workload;
 
