@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::{
     Image,
     build::{self, Make},
-    catalogue, fetch,
+    catalogue, fetch, variants,
 };
 use crate::cache::Lock;
 
@@ -26,6 +26,12 @@ const SOURCES: &[(&str, &str)] = &[
 
 /// The module for a kernel, built unless it is there; `None` for a kernel that was not built here.
 pub(super) fn get(image: &Image) -> Result<Option<PathBuf>> {
+    // A variant has its base's configuration and structures: the base's module fits.
+    let base = match variants::find(&image.name)? {
+        Some((entry, _)) => build::cached(entry)?,
+        None => None,
+    };
+    let image = base.as_ref().unwrap_or(image);
     let Some(entry) = catalogue::find(&image.name) else { return Ok(None) };
     let place = image.bzimage.parent().context("a kernel without a place")?;
     let tree = place.join("build");
