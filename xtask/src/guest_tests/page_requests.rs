@@ -1,6 +1,6 @@
 //! Page requests by VT-d's own queue, interrupt and response: the path that hardware takes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -41,7 +41,43 @@ pub const TESTS: &[GuestTest] = &[
         tracer: true,
         run: |guest, checks| told(guest, checks, &[SVA, IOMMUFD]),
     },
+    GuestTest {
+        name: "broken-slow-report",
+        about: "the last detach of a RID frees a handle that VT-d's interrupt thread is using; another waits for it",
+        kernel: "built-7.3+slow-report",
+        iommu: Iommu::IntelPri,
+        tracer: true,
+        run: undrained,
+    },
 ];
+
+/// docs/findings.md has why. The kernel is slow between look-up and handler; the detach begins meanwhile.
+fn undrained(guest: &Guest, checks: &mut Checks) -> Result<()> {
+    let mut script = Script::new();
+    for (name, option) in [("not-the-last", "--not-the-last"), ("last", "")] {
+        script.case(
+            name,
+            &format!(
+                "exec iommu-trace check --track-frees --format json --output /out/{name}.jsonl -- \
+                 guest undrained --interrupt-first {option} --truth /dev/null"
+            ),
+        );
+    }
+    let files = script.run(guest.vm().timeout(Duration::from_secs(300)))?;
+    let trace = |name: &str| Trace::parse(&files.text(&format!("{name}.jsonl"))?);
+    checks.check("a detach that is not the last waits", {
+        files.expect_status("not-the-last", 0).and_then(|()| trace("not-the-last")?.check_clean())
+    });
+    checks.check("the last one frees what is in use", files.expect_status("last", 3));
+    let last = trace("last")?;
+    let found = last.spans.iter().find(|span| span.text("rule") == Some("use-after-free"));
+    let found = found.context("use-after-free did not fire")?;
+    let evidence = found.get("evidence").as_array().context("no evidence")?;
+    let by_interrupt = |event: &Value| event["comm"].as_str().is_some_and(|comm| comm.starts_with("irq/"));
+    ensure!(evidence.iter().any(by_interrupt), "the interrupt's thread is not among the evidence: {}", found.raw);
+    checks.note(format!("use-after-free: {}", found.text("message").unwrap_or_default()));
+    Ok(())
+}
 
 /// A way to handle page requests, and what must be told of each.
 struct Way {

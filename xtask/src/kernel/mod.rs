@@ -18,7 +18,7 @@ use crate::cache::Lock;
 pub use catalogue::{CATALOGUE, Entry, Kind, Origin, Pick};
 pub use command::{Arguments, main as command_main};
 pub(crate) use fetch::versions;
-pub use variants::{VARIANTS, Variant};
+pub use variants::{VARIANTS, Variant, WIDENED};
 
 /// A kernel ready to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]

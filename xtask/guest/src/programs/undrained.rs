@@ -87,7 +87,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
         outcome,
     });
     // A reporter that was overtaken has its end, too.
-    pause(Duration::from_millis(1000));
+    pause(Duration::from_secs(1));
     if args.not_the_last {
         device.detach_pasid(PASID)?;
     }
