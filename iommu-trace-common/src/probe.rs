@@ -99,4 +99,5 @@ probe_ids! {
     CacheTagFlushAll = "cache_tag_flush_all",
     AmdFlushPages = "amd_iommu_domain_flush_pages",
     Sums = "sums",
+    PrqEventThread = "prq_event_thread",
 }

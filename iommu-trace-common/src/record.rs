@@ -399,6 +399,12 @@ records! {
         value: SumValue,
     }
 
+    /// Entry or return of an interrupt's thread.
+    struct Interrupt {
+        /// The IOMMU that raised it.
+        iommu: u64,
+    }
+
     /// A free of watched memory (`check --track-frees`).
     struct Free {
         /// The address freed.

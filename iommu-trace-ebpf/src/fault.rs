@@ -3,7 +3,7 @@
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
 use iommu_trace_common::{
     Field, MAX_DMA_FAULTS, NO_ID, Phase, ProbeId,
-    record::{DmaFault, Group, IoPageFault, PageResponse, Queue, Report, Return},
+    record::{DmaFault, Group, Interrupt, IoPageFault, PageResponse, Queue, Report, Return},
 };
 
 use crate::{
@@ -184,6 +184,18 @@ fn queue_free(ctx: &impl Args) {
     queue(ctx, ProbeId::QueueFree, Phase::Enter, ctx.arg(0), 0, 0);
 }
 on_enter!(queue_free_enter, queue_free);
+
+// static irqreturn_t prq_event_thread(int irq, void *d)
+#[inline(always)]
+fn prq_event(ctx: &impl Args) {
+    emit(ctx, ProbeId::PrqEventThread, Phase::Enter, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
+}
+#[inline(always)]
+fn prq_event_over(ctx: &impl Args) {
+    emit(ctx, ProbeId::PrqEventThread, Phase::Exit, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
+}
+on_enter!(prq_event_thread_enter, prq_event);
+on_exit!(prq_event_thread_exit, prq_event_over);
 
 /// VT-d's fault status register, and in it: a primary fault is pending, and the index of its record.
 const FSTS_REG: u64 = 0x34;

@@ -47,6 +47,11 @@ impl Apt {
         Self::open(suite, Some(suite))
     }
 
+    /// Several suites together, on the mirror that this system has.
+    pub fn suites(suites: &[&str]) -> Result<Self> {
+        Self::open(&suites.join("+"), Some(&suites.join(" ")))
+    }
+
     fn open(name: &str, suite: Option<&str>) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg"] {
             if command::find(program).is_none() {
@@ -128,6 +133,28 @@ impl Apt {
         Ok(line.split([',', '|']).filter_map(|d| d.split_whitespace().next()).map(str::to_owned).collect())
     }
 
+    /// A package of one of the suites and all that it depends on, in that suite's versions where it has them.
+    pub fn closure(&self, name: &str, suite: &str) -> Result<Vec<Package>> {
+        let mut command = self.command("apt-get");
+        command.args(["install", "--simulate", "--no-install-recommends", "--target-release", suite, name]);
+        Ok(parse_simulation(&command::text(&mut command)?))
+    }
+
+    /// Downloads packages at once and unpacks them into a directory; nothing is installed.
+    pub fn unpack_all(&self, what: &str, packages: &[Package], into: &Path) -> Result<()> {
+        let dir = tempfile::tempdir_in(&self.dir).context("cannot make a directory in the cache")?;
+        let progress = Progress::start(format!("fetching {what}"));
+        let mut download = self.command("apt-get");
+        download.arg("download").current_dir(dir.path());
+        download.args(packages.iter().map(|p| format!("{}={}", p.name, p.version)));
+        command::output(&mut download)?;
+        for deb in fs::read_dir(dir.path())? {
+            command::output(Command::new("dpkg").arg("-x").arg(deb?.path()).arg(into))?;
+        }
+        progress.done("");
+        Ok(())
+    }
+
     /// Downloads packages and unpacks them into a directory; nothing is installed.
     pub fn unpack(&self, packages: &[Package], into: &Path) -> Result<()> {
         fs::create_dir_all(into).with_context(|| format!("cannot make {}", into.display()))?;
@@ -181,6 +208,17 @@ fn parse_policy(text: &str) -> Vec<Package> {
         }
     }
     packages
+}
+
+/// Reads `apt-get install --simulate`: what it would install.
+fn parse_simulation(text: &str) -> Vec<Package> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+            let (version, _) = rest.split_once(' ')?;
+            Some(Package { name: name.to_owned(), version: version.to_owned() })
+        })
+        .collect()
 }
 
 /// What the system's apt reads its sources from.
@@ -281,6 +319,18 @@ mod tests {
         let system = "deb https://apt.example/repo bookworm main\n\nTypes: deb\nURIs: http://x.example/debian-security\nSuites: bookworm-security\n";
         let error = derive_sources(system, "s").unwrap_err().to_string();
         assert!(error.contains("no Debian archive"), "{error}");
+    }
+
+    #[test]
+    fn a_simulated_installation_tells_each_package_and_its_version() {
+        let text = "Reading package lists...\nInst libc6 (2.41-12 Debian:13.8/stable [amd64]) []\n\
+            Inst qemu-system-x86 (1:11.1.3+ds-1~bpo13+1 Debian Backports:stable-backports [amd64])\n\
+            Conf libc6 (2.41-12 Debian:13.8/stable [amd64])\n";
+        let package = |name: &str, version: &str| Package { name: name.into(), version: version.into() };
+        assert_eq!(
+            parse_simulation(text),
+            [package("libc6", "2.41-12"), package("qemu-system-x86", "1:11.1.3+ds-1~bpo13+1")]
+        );
     }
 
     #[test]

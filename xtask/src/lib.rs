@@ -12,6 +12,7 @@ pub mod command;
 pub mod console;
 pub mod debian;
 pub mod demo;
+pub mod emulator;
 pub mod grafana;
 pub mod guest_tests;
 pub mod initramfs;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::emulator::Emulator;
+
 /// The program that runs machines.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -16,12 +18,23 @@ pub enum Iommu {
     /// VT-d, with interrupt remapping and caching mode, and the `edu` device to make it fault.
     #[default]
     Intel,
+    /// VT-d in scalable mode with a page request queue, `edu`, and behind a root port a virtio-rng with ATS. Needs
+    /// QEMU 10.1, which is fetched.
+    IntelPri,
     /// AMD-Vi, and the `edu` device.
     Amd,
     /// virtio-iommu, and the `edu` device.
     Virtio,
     /// None: what Linux 6.12's iommufd test device needs.
     None,
+}
+
+impl Iommu {
+    /// Whether the QEMU of an older Debian cannot emulate it.
+    #[must_use]
+    pub fn wants_newest_qemu(self) -> bool {
+        self == Iommu::IntelPri
+    }
 }
 
 /// What runs the guest's instructions.
@@ -36,13 +49,15 @@ pub enum Accelerator {
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// What runs it.
+    pub emulator: Emulator,
     /// The kernel.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
     /// The emulated IOMMU.
     pub iommu: Iommu,
-    /// What runs it.
+    /// How its instructions are run.
     pub accelerator: Accelerator,
     /// How many CPUs.
     pub smp: u32,
@@ -76,6 +91,8 @@ pub fn command_line(machine: &Machine) -> String {
     words.extend(["tsc=nowatchdog", "rcupdate.rcu_cpu_stall_timeout=60"]);
     match machine.iommu {
         Iommu::Intel => words.push("intel_iommu=on"),
+        // The guest program reads the IOMMU's registers through /dev/mem.
+        Iommu::IntelPri => words.extend(["intel_iommu=on,sm_on", "iomem=relaxed"]),
         Iommu::Amd => words.push("amd_iommu=on"),
         Iommu::Virtio | Iommu::None => {}
     }
@@ -97,7 +114,8 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
     };
     // Interrupt remapping needs the split irqchip.
     add("machine", format!("q35,accel={accel},kernel-irqchip=split"));
-    add("cpu", cpu.to_owned());
+    // The IOMMU's first-level tables have four levels: a process's must not have five.
+    add("cpu", if machine.iommu == Iommu::IntelPri { format!("{cpu},la57=off") } else { cpu.to_owned() });
     add("m", machine.memory.clone());
     if machine.icount {
         add("icount", "shift=0,sleep=off".to_owned());
@@ -112,12 +130,24 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
     // The IOMMU comes first: QEMU wants it there before the devices it translates for.
     match machine.iommu {
         Iommu::Intel => add("device", "intel-iommu,intremap=on,caching-mode=on".to_owned()),
+        Iommu::IntelPri => add(
+            "device",
+            "intel-iommu,intremap=on,scalable-mode=on,fsts=on,svm=on,device-iotlb=on,pasid-bits=20,aw-bits=48"
+                .to_owned(),
+        ),
         Iommu::Amd => add("device", "amd-iommu,intremap=on".to_owned()),
         Iommu::Virtio => add("device", "virtio-iommu-pci,addr=0x1".to_owned()),
         Iommu::None => {}
     }
-    if machine.iommu != Iommu::None {
-        add("device", "edu,addr=0x2".to_owned());
+    match machine.iommu {
+        Iommu::None => {}
+        Iommu::IntelPri => {
+            // It writes into the page request queue, which lies anywhere in memory.
+            add("device", "edu,addr=0x2,dma_mask=0xffffffffffffffff".to_owned());
+            add("device", "pcie-root-port,id=pri-port,addr=0x3,chassis=1".to_owned());
+            add("device", "virtio-rng-pci,id=pri-device,bus=pri-port,ats=on,iommu_platform=on".to_owned());
+        }
+        _ => add("device", "edu,addr=0x2".to_owned()),
     }
     for device in &machine.devices {
         add("device", device.clone());
@@ -157,6 +187,7 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
+            emulator: Emulator::default(),
             kernel: "/k/bzImage".into(),
             initramfs: "/t/initramfs".into(),
             iommu: Iommu::Intel,

@@ -123,6 +123,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
             let raw = read::<record::IoPageFault>(probe, payload)?;
             Body::IoPageFault { device: raw.device.into(), iova: raw.iova, flags: raw.flags }
         }
+        (P::PrqEventThread, _) => Body::Interrupt { iommu: Ptr(read::<record::Interrupt>(probe, payload)?.iommu) },
         (P::Map | P::MapSg | P::MapNosync | P::Unmap | P::UnmapFast, Phase::Exit) => {
             Body::Dma(read::<record::Dma>(probe, payload)?.into())
         }

@@ -68,6 +68,7 @@ pub fn encode_body(event: &Event, out: &mut Vec<u8>) -> Result<(), NoRecord> {
         Body::IoPageFault { device: seen, iova, flags } => {
             put(out, &record::IoPageFault { device: device(seen), iova: *iova, flags: *flags, pad: 0 });
         }
+        Body::Interrupt { iommu } => put(out, &record::Interrupt { iommu: iommu.0 }),
         Body::Dma(op) | Body::Flush(op) => put(out, &dma(op)),
         Body::Invalidate(op) => put(out, &invalidate(op)),
         Body::Sum(sum) => put(out, &sum.record()),

@@ -697,6 +697,11 @@ pub enum Body {
         /// 0 read, 1 write.
         flags: u32,
     },
+    /// The thread of an IOMMU's page request interrupt begins or ends its work.
+    Interrupt {
+        /// The IOMMU.
+        iommu: Ptr,
+    },
     /// A map or unmap.
     Dma(DmaOp),
     /// A queued invalidation.

@@ -40,6 +40,7 @@ mod effects;
 mod faults;
 mod features;
 mod hardware;
+mod interrupts;
 mod judge;
 mod latency;
 mod mirror;
@@ -90,6 +91,7 @@ pub struct Model {
     features: Features,
     options: ModelOptions,
     calls: Calls,
+    interrupts: interrupts::Interrupts,
     mirror: Mirror,
     faults: Faults,
     latencies: Latencies,
@@ -113,6 +115,7 @@ impl Model {
             features,
             options,
             calls: Calls::default(),
+            interrupts: interrupts::Interrupts::default(),
             mirror: Mirror::default(),
             faults: Faults::default(),
             latencies: Latencies::default(),
@@ -169,6 +172,7 @@ impl Model {
             Body::Domain { domain, domain_type, .. } => self.domain_freed(event, *domain, *domain_type, effects),
             Body::DmaFault(fault) => self.dma_fault(event, fault, effects),
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
+            Body::Interrupt { .. } => self.interrupts.seen(event),
             Body::Dma(op) => self.dma(event, op, effects),
             Body::Invalidate(op) => self.invalidated(event, op, effects),
             Body::Flush(op) => self.flushed(event, op, effects),
@@ -298,6 +302,9 @@ impl Model {
         *lost = lost.saturating_add(count);
         // A call whose entry was lost may still be running, and bring about what its entry would have told.
         self.judge.losses.lost(event.probe, event.ts.max(self.now).saturating_add(IN_FLIGHT_NS));
+        if event.probe == crate::event::ProbeId::PrqEventThread {
+            self.interrupts.forget();
+        }
         let span = LostSpan { probe: event.probe.function(), count };
         self.tell_event(event, SpanKind::Lost(span), effects);
     }

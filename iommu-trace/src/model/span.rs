@@ -315,6 +315,8 @@ pub struct FaultSpan {
     pub ret: Option<i64>,
     /// Look-ups made for it (two with user PASID tables).
     pub lookups: u32,
+    /// From the interrupt's thread beginning its work to the report.
+    pub interrupt_ns: Option<u64>,
     /// Report to handle.
     pub lookup_ns: Option<u64>,
     /// Report to the device id being read from the handle, in the kernel.

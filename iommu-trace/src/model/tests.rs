@@ -28,7 +28,7 @@ fn changes(effects: &Effects) -> Vec<(&Span, &ChangeSpan)> {
         .collect()
 }
 
-fn faults(effects: &Effects) -> Vec<&FaultSpan> {
+pub(super) fn faults(effects: &Effects) -> Vec<&FaultSpan> {
     effects
         .spans
         .iter()

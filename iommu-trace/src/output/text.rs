@@ -368,6 +368,9 @@ impl Facts<'_> {
         if let Some(ret) = fault.ret {
             self.ret(ret);
         }
+        if let Some(ns) = fault.interrupt_ns {
+            self.add(1, format!("irq {}", duration(ns)));
+        }
         let times = [
             ("lookup", fault.lookup_ns),
             ("handler", fault.handler_ns),

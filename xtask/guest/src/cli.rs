@@ -8,7 +8,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
-use crate::programs::{as_user, attach, default_domain, dma_fault, iopf, map_load, race, vfio, workload};
+use crate::programs::{
+    as_user, attach, default_domain, dma_fault, iopf, map_load, page_request, race, undrained, unplug, vfio, workload,
+};
 use crate::sys;
 use crate::truth::{Fact, Truth};
 
@@ -43,6 +45,12 @@ enum Program {
     DefaultDomain(default_domain::Args),
     /// DMA faults by QEMU's edu device.
     DmaFault(dma_fault::Args),
+    /// Page requests by VT-d's own queue and interrupt.
+    PageRequest(page_request::Args),
+    /// Detach while a page request of VT-d waits in its queue.
+    Undrained(undrained::Args),
+    /// Remove a PCI device while it is attached and open, and find it again.
+    Unplug(unplug::Args),
     /// Page faults on a PASID that comes and goes.
     Race(race::Args),
     /// Map and unmap as fast as it goes.
@@ -61,6 +69,9 @@ impl Program {
             Self::Vfio(_) => "vfio",
             Self::DefaultDomain(_) => "default-domain",
             Self::DmaFault(_) => "dma-fault",
+            Self::PageRequest(_) => "page-request",
+            Self::Undrained(_) => "undrained",
+            Self::Unplug(_) => "unplug",
             Self::Race(_) => "race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
@@ -75,6 +86,9 @@ impl Program {
             Self::Vfio(args) => vfio::run(args, truth),
             Self::DefaultDomain(args) => default_domain::run(args, truth),
             Self::DmaFault(args) => dma_fault::run(args, truth),
+            Self::PageRequest(args) => page_request::run(args, truth),
+            Self::Undrained(args) => undrained::run(args, truth),
+            Self::Unplug(args) => unplug::run(args, truth),
             Self::Race(args) => race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),

@@ -91,26 +91,36 @@ impl Edu {
         unsafe { self.registers.byte_add(register).read_volatile() }
     }
 
+    /// Lets the device read `length` bytes at `from` into its own buffer, and waits until it is done.
+    pub fn load(&self, from: u64, at: u64, length: u32) -> Tried<()> {
+        self.transfer(from, DEVICE_BUFFER + at, length, 0, from)
+    }
+
+    /// Lets the device write `length` bytes of its own buffer to `to`, and waits until it is done.
+    pub fn store(&self, at: u64, to: u64, length: u32) -> Tried<()> {
+        self.transfer(DEVICE_BUFFER + at, to, length, CMD_TO_MEMORY, to)
+    }
+
+    fn transfer(&self, source: u64, target: u64, length: u32, direction: u64, iova: u64) -> Tried<()> {
+        self.write(DMA_SRC, source);
+        self.write(DMA_DST, target);
+        self.write(DMA_COUNT, u64::from(length));
+        self.write(DMA_CMD, CMD_START | direction);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.read(DMA_CMD) & CMD_START != 0 {
+            if Instant::now() > deadline {
+                return Err(Failure::new(libc::ETIMEDOUT, format!("DMA of {} at {iova:#x}", self.pci.address)));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Lets the device write `length` bytes to `iova` or read them from it, waits until it is done, and
     /// tells. Whether the IOMMU let it through, the device does not say.
     pub fn dma(&self, truth: &Truth, iova: u64, length: u32, write: bool) -> Tried<()> {
-        let (outcome, result) = Outcome::of(|| {
-            let (source, target, direction) =
-                if write { (DEVICE_BUFFER, iova, CMD_TO_MEMORY) } else { (iova, DEVICE_BUFFER, 0) };
-            self.write(DMA_SRC, source);
-            self.write(DMA_DST, target);
-            self.write(DMA_COUNT, u64::from(length));
-            self.write(DMA_CMD, CMD_START | direction);
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while self.read(DMA_CMD) & CMD_START != 0 {
-                if Instant::now() > deadline {
-                    let tried = format!("DMA of {} at {iova:#x}", self.pci.address);
-                    return Err(Failure::new(libc::ETIMEDOUT, tried));
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-            Ok(())
-        });
+        let (outcome, result) =
+            Outcome::of(|| if write { self.store(0, iova, length) } else { self.load(iova, 0, length) });
         truth.tell(&Fact::DmaFault {
             device: self.pci.address.clone(),
             group: self.group,

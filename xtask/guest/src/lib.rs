@@ -5,7 +5,7 @@
 //! a tracer's output is compared with; README.md beside this crate is its schema.
 //!
 //! Layers, each using only those above it: `abi` is the kernel's headers as plain data; `sys` makes the
-//! calls; `truth` writes lines; `iommufd`, `mock`, `vfio`, `container`, `pci`, `group`, `edu` are typed handles that tell
+//! calls; `truth` writes lines; `iommufd`, `mock`, `vfio`, `container`, `pci`, `group`, `edu`, `page`, `prq`, `shim` are typed handles that tell
 //! what they do; `programs` puts them in an order.
 
 mod abi;
@@ -15,8 +15,11 @@ mod edu;
 mod group;
 mod iommufd;
 mod mock;
+mod page;
 mod pci;
 mod programs;
+mod prq;
+mod shim;
 mod sys;
 mod truth;
 mod vfio;

@@ -80,6 +80,32 @@ impl Pci {
         Some((self.number("vendor")? as u16, self.number("device")? as u16))
     }
 
+    /// Its requester id: bus, device, function.
+    pub fn rid(&self) -> Result<u16> {
+        let parts: Vec<_> =
+            self.address.split([':', '.']).filter_map(|part| u16::from_str_radix(part, 16).ok()).collect();
+        match parts.as_slice() {
+            [_, bus, device, function] => Ok(bus << 8 | device << 3 | function),
+            _ => bail!("{} is no PCI address", self.address),
+        }
+    }
+
+    /// Whether it has address translation services: the extended capability 0x0f.
+    pub fn has_ats(&self) -> bool {
+        let config = fs::read(self.path("config")).unwrap_or_default();
+        let header = |at: usize| Some(u32::from_le_bytes(config.get(at..at + 4)?.try_into().ok()?));
+        let mut at = 0x100;
+        // As many as there is room for: a chain may be a ring.
+        for _ in 0..960 {
+            match header(at) {
+                Some(header) if header & 0xffff == 0x0f => return true,
+                Some(header) if header >> 20 >= 0x100 => at = (header >> 20) as usize,
+                _ => return false,
+            }
+        }
+        false
+    }
+
     /// Whether it is a bridge, which is never handed to user space.
     pub fn is_bridge(&self) -> bool {
         self.number("class").is_some_and(|class| class >> 16 == 6)
@@ -157,5 +183,18 @@ impl Pci {
         });
         truth.tell(&Fact::DeviceAdd { device: self.address.clone(), group: self.group(), outcome });
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requester_id_is_bus_device_and_function() {
+        let rid = |address: &str| Pci { address: address.to_owned() }.rid().ok();
+        assert_eq!(rid("0000:01:00.0"), Some(0x0100));
+        assert_eq!(rid("0000:00:1f.3"), Some(0xfb));
+        assert_eq!(rid("virtio0"), None);
     }
 }

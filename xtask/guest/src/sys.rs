@@ -144,6 +144,70 @@ impl Drop for Buffer {
     }
 }
 
+/// Anonymous memory of which no page is there yet.
+#[derive(Debug)]
+pub struct Untouched {
+    addr: *mut libc::c_void,
+    len: usize,
+}
+
+const PAGE: usize = 4096;
+
+impl Untouched {
+    /// Maps so many pages.
+    pub fn new(pages: usize) -> Tried<Self> {
+        let len = pages * PAGE;
+        let failed = |what: &str| Failure::from_io(&io::Error::last_os_error(), format!("{what} of {len} bytes"));
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let addr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if addr == libc::MAP_FAILED {
+            return Err(failed("mmap"));
+        }
+        let memory = Self { addr, len };
+        // SAFETY: the range is the mapping. Page by page: a huge page would bring others in.
+        if unsafe { libc::madvise(addr, len, libc::MADV_NOHUGEPAGE) } != 0 {
+            return Err(failed("madvise"));
+        }
+        Ok(memory)
+    }
+
+    /// Where it begins.
+    pub fn addr(&self) -> u64 {
+        self.addr as u64
+    }
+
+    /// Whether the page at an address inside is there.
+    pub fn is_in(&self, addr: u64) -> Tried<bool> {
+        let mut there = 0_u8;
+        let offset = addr.wrapping_sub(self.addr()) as usize / PAGE * PAGE;
+        if offset >= self.len {
+            return Err(Failure::new(libc::EFAULT, format!("mincore at {addr:#x}, which is outside")));
+        }
+        let page = self.addr.wrapping_byte_add(offset);
+        // SAFETY: the page is inside the mapping, and the kernel writes one byte for it.
+        if unsafe { libc::mincore(page, PAGE, &raw mut there) } != 0 {
+            return Err(Failure::from_io(&io::Error::last_os_error(), format!("mincore at {addr:#x}")));
+        }
+        Ok(there & 1 != 0)
+    }
+}
+
+impl Drop for Untouched {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it.
+        unsafe { libc::munmap(self.addr, self.len) };
+    }
+}
+
 /// The symbolic name of an error number, for the ground truth; `"?"` for one not met here.
 pub fn errno_name(errno: i32) -> &'static str {
     match errno {

@@ -322,6 +322,18 @@ pub enum Fact {
         #[serde(flatten)]
         outcome: Outcome,
     },
+    /// A page request put into VT-d's queue; between the times the kernel was told of it and took it.
+    PageRequest {
+        device: String,
+        group: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pasid: Option<u32>,
+        grpid: u32,
+        addr: Hex,
+        response: Code,
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
     /// A DMA that no mapping allows.
     DmaFault {
         device: String,
@@ -372,6 +384,7 @@ impl Fact {
             Self::Driver { .. } => "driver",
             Self::DeviceRemove { .. } => "device_remove",
             Self::DeviceAdd { .. } => "device_add",
+            Self::PageRequest { .. } => "page_request",
             Self::DmaFault { .. } => "dma_fault",
             Self::Ready { .. } => "ready",
             Self::Skipped { .. } => "skipped",
@@ -503,7 +516,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \"")?.1.strip_suffix("\","))
             .collect();
-        assert_eq!(kinds.len(), 22);
+        assert_eq!(kinds.len(), 23);
         for kind in kinds {
             let named = readme.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{kind}`")));
             assert!(named, "README.md does not describe {kind}");

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::NotApplicable;
 use crate::abi::size_u32;
-use crate::abi::vfio::{AttachPt, BindIommufd, DetachPt};
+use crate::abi::vfio::{AttachPt, BindIommufd, DetachPt, WITH_PASID};
 use crate::iommufd::{Iommufd, Pt};
 use crate::mock::Expect;
 use crate::pci::Pci;
@@ -172,6 +172,29 @@ impl Vfio {
         slot.core = core;
         self.held = None;
         self.fd.truth().tell(&Fact::Detach(slot));
+        result
+    }
+
+    /// Attaches a PASID to `pt`.
+    pub fn attach_pasid(&self, pasid: u32, pt: Pt) -> Tried<()> {
+        let (outcome, result) = Outcome::of(|| {
+            let mut cmd = AttachPt { argsz: size_u32::<AttachPt>(), flags: WITH_PASID, pt_id: pt.id, pasid };
+            ioctl(self.file.as_fd(), &mut cmd, || format!("PASID {pasid} of {} to {}", self.address, pt.id)).map(drop)
+        });
+        let slot = self.slot(Some(pt), Expect::Success, outcome);
+        let hwpt_id = result.is_ok().then_some(pt.id);
+        self.fd.truth().tell(&Fact::Attach(Slot { pasid, hwpt_id, old_hwpt_id: None, fault_id: pt.fault_id, ..slot }));
+        result
+    }
+
+    /// Detaches a PASID.
+    pub fn detach_pasid(&self, pasid: u32) -> Tried<()> {
+        let (outcome, result) = Outcome::of(|| {
+            let mut cmd = DetachPt { argsz: size_u32::<DetachPt>(), flags: WITH_PASID, pasid };
+            ioctl(self.file.as_fd(), &mut cmd, || format!("PASID {pasid} of {}", self.address)).map(drop)
+        });
+        let slot = self.slot(None, Expect::Success, outcome);
+        self.fd.truth().tell(&Fact::Detach(Slot { pasid, old_hwpt_id: None, core: true, ..slot }));
         result
     }
 

@@ -7,6 +7,7 @@ mod compare;
 mod hot;
 mod lifecycle;
 mod modules;
+mod page_requests;
 mod privileges;
 mod recorded;
 mod serve;
@@ -16,6 +17,7 @@ mod top;
 mod trace;
 mod traced;
 mod truth;
+mod unplug;
 mod usage;
 
 use std::sync::{Mutex, PoisonError};
@@ -150,6 +152,8 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         broken::TESTS,
         top::TESTS,
         modules::TESTS,
+        page_requests::TESTS,
+        unplug::TESTS,
     ]
     .into_iter()
     .flatten()

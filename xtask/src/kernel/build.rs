@@ -193,8 +193,13 @@ fn check_config(config: &str) -> Result<()> {
 
 /// A short hash of what a configuration sets; comments and blank lines do not count.
 pub(super) fn hash(fragment: &str) -> String {
+    short_hash(fragment.lines().map(str::trim).filter(|l| l.starts_with("CONFIG_") || l.ends_with(" is not set")))
+}
+
+/// A short hash of lines.
+pub(super) fn short_hash<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
     let mut hasher = Sha256::new();
-    for line in fragment.lines().map(str::trim).filter(|l| l.starts_with("CONFIG_") || l.ends_with(" is not set")) {
+    for line in lines {
         hasher.update(line);
         hasher.update("\n");
     }

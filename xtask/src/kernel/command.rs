@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use crate::progress::say;
 
 use super::{
-    CATALOGUE, Entry, Kind, VARIANTS, cached, catalogue, ensure, ensure_variant, fetch, variant_build, variants,
+    CATALOGUE, Entry, Kind, VARIANTS, WIDENED, cached, catalogue, ensure, ensure_variant, fetch, variant_build,
+    variants,
 };
 
 /// Options of `cargo xtask kernel`.
@@ -59,7 +60,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
             }
         }
         Sub::Variants => {
-            for variant in VARIANTS {
+            for variant in VARIANTS.iter().chain(WIDENED) {
                 let base = entry(variant.base)?;
                 let have = if matches!(variant_build::cached(base, variant), Ok(Some(_))) { "built" } else { "-" };
                 let name = format!("{}+{}", variant.base, variant.name);

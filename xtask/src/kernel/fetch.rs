@@ -63,7 +63,7 @@ pub(super) fn cached(entry: &Entry) -> Result<Option<Image>> {
 }
 
 /// The names of the directories in `dir`, but for the unfinished ones.
-pub(super) fn versions(dir: &Path) -> Result<Vec<String>> {
+pub(crate) fn versions(dir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     Ok(entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|name| !name.starts_with('.')).collect())
 }

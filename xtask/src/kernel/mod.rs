@@ -6,6 +6,7 @@ mod command;
 mod edit;
 mod fetch;
 mod modular;
+mod test_module;
 mod variant_build;
 mod variants;
 
@@ -17,7 +18,8 @@ use crate::cache::Lock;
 
 pub use catalogue::{CATALOGUE, Entry, Kind, Origin, Pick};
 pub use command::{Arguments, main as command_main};
-pub use variants::{VARIANTS, Variant};
+pub(crate) use fetch::versions;
+pub use variants::{VARIANTS, Variant, WIDENED};
 
 /// A kernel ready to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,11 @@ pub fn source(name: &str) -> Result<(String, PathBuf)> {
     let Some(entry) = catalogue::find(name) else { bail!("there is no kernel {name} in the catalogue") };
     let _lock = Lock::take(entry.name)?;
     fetch::source(entry, false)
+}
+
+/// The test guests' own module for a kernel that was built here, built as needed; `None` for another kernel.
+pub fn test_module(image: &Image) -> Result<Option<PathBuf>> {
+    test_module::get(image)
 }
 
 /// A kernel of the catalogue, fetched and built as needed. Without `newest`, what is in the cache is good enough.

@@ -236,6 +236,21 @@ pub const VARIANTS: &[Variant] = &[
     },
 ];
 
+/// Kernels without a bug of ours: a window that the kernel has by itself is wider.
+pub const WIDENED: &[Variant] = &[Variant {
+    name: "slow-report",
+    base: "built-7.3",
+    about: "a report takes a third of a second from its look-up to its handler",
+    rule: "use-after-free",
+    undoes: "",
+    edits: &[edit(
+        FAULTS,
+        "iommu_report_device_fault",
+        "iopf_param = iopf_get_dev_fault_param(dev);",
+        Change::After("schedule_timeout_uninterruptible(HZ / 3);"),
+    )],
+}];
+
 /// The kernel and the bug that `BASE+NAME` names; `None` for a name without a plus sign.
 pub fn find(name: &str) -> Result<Option<(&'static Entry, &'static Variant)>> {
     // A path may have a plus sign, too.
@@ -243,8 +258,8 @@ pub fn find(name: &str) -> Result<Option<(&'static Entry, &'static Variant)>> {
     let Some(entry) = catalogue::find(base) else {
         bail!("there is no kernel {base} in the catalogue to put {variant} into");
     };
-    let Some(variant) = VARIANTS.iter().find(|v| v.base == base && v.name == variant) else {
-        let names: Vec<&str> = VARIANTS.iter().filter(|v| v.base == base).map(|v| v.name).collect();
+    let Some(variant) = VARIANTS.iter().chain(WIDENED).find(|v| v.base == base && v.name == variant) else {
+        let names: Vec<&str> = VARIANTS.iter().chain(WIDENED).filter(|v| v.base == base).map(|v| v.name).collect();
         bail!("{base} has no variant {variant}, only: {}", names.join(", "));
     };
     Ok(Some((entry, variant)))
@@ -261,7 +276,7 @@ mod tests {
     fn each_variant_changes_a_kernel_that_is_built_here() {
         let names: BTreeSet<_> = VARIANTS.iter().map(|v| (v.base, v.name)).collect();
         assert_eq!(names.len(), VARIANTS.len());
-        for variant in VARIANTS {
+        for variant in VARIANTS.iter().chain(WIDENED) {
             let (entry, found) = find(&format!("{}+{}", variant.base, variant.name)).unwrap().unwrap();
             assert!(matches!(entry.kind, Kind::Source(_)), "{}", variant.name);
             assert_eq!(found.name, variant.name);

@@ -22,8 +22,9 @@ pub use outcome::{CRASH_CODE, Outcome, Status};
 use crate::{
     accel::{self, Accel},
     busybox,
+    emulator::Emulator,
     initramfs::Initramfs,
-    kernel::Image,
+    kernel::{self, Image},
     modules,
     programs::Programs,
     qemu::{self, Iommu, Machine},
@@ -224,6 +225,7 @@ impl Vm {
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
         let machine = Machine {
+            emulator: Emulator::for_iommu(self.iommu)?,
             kernel: self.kernel.bzimage.clone(),
             initramfs: dir.path().join("initramfs"),
             iommu: self.iommu,
@@ -280,6 +282,12 @@ impl Vm {
                     paths.push(module.path);
                 }
             }
+        }
+        // The guest program that wants it loads it.
+        if self.iommu == Iommu::IntelPri
+            && let Some(module) = kernel::test_module(&self.kernel)?
+        {
+            archive.copy(&module, "lib/modules/iommu_trace_pri.ko")?;
         }
         for Copy { from, to } in &self.copies {
             archive.copy(from, to)?;

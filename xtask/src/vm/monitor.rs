@@ -9,7 +9,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -195,7 +195,7 @@ struct Qemu {
 impl Qemu {
     fn start(machine: &Machine) -> Result<Self> {
         let errors = tempfile::NamedTempFile::new().context("cannot make a file for QEMU's messages")?;
-        let mut command = Command::new(qemu::PROGRAM);
+        let mut command = machine.emulator.command();
         command.args(qemu::arguments(machine)).stderr(errors.reopen()?);
         if !machine.terminal {
             command.stdin(Stdio::null()).stdout(errors.reopen()?);

@@ -41,6 +41,8 @@ pub struct Fault {
     pub stack: Option<u32>,
     /// What was reported.
     pub report: Report,
+    /// When the interrupt's thread that reported it began its work.
+    pub interrupt: Option<u64>,
     /// The group's number.
     pub group_id: Option<u32>,
     /// Whether the report has not returned.
@@ -88,12 +90,19 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(event: &Event, report: &Report, group_id: Option<u32>, latencies: LatencySlots) -> Self {
+    pub(super) fn new(
+        event: &Event,
+        report: &Report,
+        group_id: Option<u32>,
+        latencies: LatencySlots,
+        interrupt: Option<u64>,
+    ) -> Self {
         Fault {
             ts: event.ts,
             task: event.task,
             stack: event.stack,
             report: *report,
+            interrupt,
             group_id,
             reporting: true,
             ret: None,
@@ -191,6 +200,7 @@ impl Fault {
             cookie: self.delivered.map(|(_, cookie)| cookie),
             ret: self.ret,
             lookups: self.lookups,
+            interrupt_ns: self.interrupt.map(|began| since(self.ts, began)),
             lookup_ns: self.handle.and(self.to_stage(Stage::Lookup)),
             device_id_ns: self.id_ts.map(|ts| since(ts, self.ts)),
             handler_ns: self.to_stage(Stage::Handler),

@@ -26,7 +26,7 @@ impl Model {
         let group_id = self.mirror.group_id(&report.device);
         let pasid = report.pasid().unwrap_or(0);
         let slots = self.latencies.slots(group_id, report.device.name, pasid);
-        let id = self.faults.insert(Fault::new(event, report, group_id, slots));
+        let id = self.faults.insert(Fault::new(event, report, group_id, slots, self.interrupts.of(event.task.tid)));
         self.enter(Call::new(event, About::Report(id)), effects);
         let device = report.device.ptr;
         self.faults.wait(

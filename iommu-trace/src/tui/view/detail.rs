@@ -333,6 +333,9 @@ impl Lines<'_> {
         if let Some(ret) = fault.ret.filter(|ret| *ret != 0) {
             self.pair("returned", &errno_name(ret));
         }
+        if let Some(ns) = fault.interrupt_ns {
+            self.pair("interrupt", &format!("{} before the report", duration(ns)));
+        }
         self.gap();
         self.title("Stages, since the report");
         let stages = [

@@ -18,7 +18,7 @@ pub struct BindIommufd {
     pub out_devid: u32,
 }
 
-/// `struct vfio_device_attach_iommufd_pt`. `pasid` is read with a flag only that nothing here sets.
+/// `struct vfio_device_attach_iommufd_pt`. `pasid` is read with its flag only.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct AttachPt {
@@ -36,6 +36,9 @@ pub struct DetachPt {
     pub flags: u32,
     pub pasid: u32,
 }
+
+/// `VFIO_DEVICE_ATTACH_PASID` and `VFIO_DEVICE_DETACH_PASID`: the PASID counts. Kernels before 6.15 do not know it.
+pub const WITH_PASID: u32 = 1 << 0;
 
 commands! {
     BindIommufd = BASE + 18, "VFIO_DEVICE_BIND_IOMMUFD", 16 bytes;

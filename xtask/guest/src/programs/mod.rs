@@ -6,7 +6,10 @@ pub mod default_domain;
 pub mod dma_fault;
 pub mod iopf;
 pub mod map_load;
+pub mod page_request;
 pub mod race;
+pub mod undrained;
+pub mod unplug;
 pub mod vfio;
 pub mod workload;
 

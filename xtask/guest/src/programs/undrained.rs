@@ -1,0 +1,109 @@
+//! `undrained`: a detach while a page request waits in VT-d's queue.
+//!
+//! A detach has to wait until requests in the queue were handled (`intel_iommu_drain_pasid_prq`): only then may the handle be
+//! freed. The request is put into the queue, and its interrupt raised later, by hand: a detach that drains waits for it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::page_request::{ADDRESS, requester};
+use super::pause;
+use crate::abi::iommufd::HWPT_PASID;
+use crate::iommufd::Iommufd;
+use crate::mock::{Expect, open};
+use crate::prq::{Queue, Request};
+use crate::shim::Shim;
+use crate::sys;
+use crate::truth::{Code, Fact, Hex, Outcome, Truth};
+use crate::vfio::Claimed;
+
+/// What `undrained` does.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The PCI device that makes the request; else the first one with ATS.
+    #[arg(long, value_name = "ADDRESS")]
+    pub device: Option<String>,
+    /// Keep a PASID with a fault queue attached meanwhile: the RID is not the last that makes page requests.
+    #[arg(long)]
+    pub not_the_last: bool,
+    /// When the interrupt comes, in milliseconds after the detach began.
+    #[arg(long, default_value_t = 1500, value_name = "MS", conflicts_with = "interrupt_first")]
+    pub after: u64,
+    /// Raise the interrupt right before the detach: for a kernel that is slow between look-up and handler.
+    #[arg(long)]
+    pub interrupt_first: bool,
+}
+
+/// The PASID of `--not-the-last`.
+const PASID: u32 = 1;
+
+/// Runs the program.
+pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+    let pci = requester(args.device.as_deref())?;
+    let mut queue = Queue::open(truth)?;
+    let (fd, _) = open(truth)?;
+    let shim = Shim::load(&pci)?;
+    let claimed = Claimed::new(pci.clone(), truth)?;
+    let mut device = claimed.open(&fd)?;
+    let ioas = fd.ioas_alloc()?;
+    let faults = fd.fault_queue_alloc()?;
+    let one = fd.hwpt_paging(device.device_id, ioas, HWPT_PASID, Some(faults.id))?;
+    let two = fd.hwpt_paging(device.device_id, ioas, HWPT_PASID, Some(faults.id))?;
+    device.attach(one, Expect::Success)?;
+    if args.not_the_last {
+        device.attach_pasid(PASID, two)?;
+    }
+    let request =
+        Request { rid: pci.rid()?, pasid: None, grpid: 1, read: true, write: false, last: true, addr: ADDRESS };
+    queue.put(&[request])?;
+    let ts0 = sys::now();
+    let (device, result) = if args.interrupt_first {
+        queue.interrupt()?;
+        let result = device.detach();
+        (device, result)
+    } else {
+        let detach = thread::spawn(move || {
+            let result = device.detach();
+            (device, result)
+        });
+        pause(Duration::from_millis(args.after));
+        queue.interrupt()?;
+        detach.join().ok().context("the detaching thread panicked")?
+    };
+    result?;
+    queue.wait()?;
+    let outcome = Outcome { ts0, ts1: sys::now(), ..Outcome::default() };
+    truth.tell(&Fact::PageRequest {
+        device: pci.address.clone(),
+        group: pci.group(),
+        pasid: None,
+        grpid: request.grpid,
+        addr: Hex(request.addr),
+        // By the core, for there is nobody any more, or by iommufd, for the handle goes.
+        response: Code::Invalid,
+        outcome,
+    });
+    // A reporter that was overtaken has its end, too.
+    pause(Duration::from_secs(1));
+    if args.not_the_last {
+        device.detach_pasid(PASID)?;
+    }
+    device.close();
+    for page_table in [two, one] {
+        fd.destroy("hwpt_paging", page_table.id)?;
+    }
+    let id = faults.id;
+    let waiting = faults.read(8)?;
+    ensure!(waiting.is_empty(), "a fault was left for user space: {waiting:?}");
+    faults.close();
+    fd.destroy("fault_queue", id)?;
+    fd.destroy("ioas", ioas.id)?;
+    drop(claimed);
+    drop(shim);
+    let Some(fd) = Arc::<Iommufd>::into_inner(fd) else { bail!("iommufd is still in use at its close") };
+    fd.close();
+    Ok(())
+}
