@@ -95,4 +95,6 @@ probe_ids! {
     AmdCompletionWait = "iommu_completion_wait",
     GroupShowType = "iommu_group_show_type",
     Kfree = "kfree",
+    AmdPollEvents = "iommu_poll_events",
+    VirtioEvents = "viommu_event_handler",
 }

@@ -27,6 +27,7 @@ pub(crate) static SETTINGS: Settings = Settings {
     tagged_slots: 0,
     xa_chunk_shift: 6,
     track_frees: 0,
+    desc_state_size: 0,
 };
 
 /// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use btf_rs::{Btf, BtfType, Struct, Type};
 
 /// Modules whose functions and types are of interest when they are not built in.
-const MODULES: [&str; 1] = ["iommufd"];
+const MODULES: [&str; 4] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu"];
 /// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
 
@@ -156,6 +156,15 @@ impl Types {
                 .into_iter()
                 .filter_map(as_struct)
                 .find_map(|ty| offset_in(btf, &ty, path))
+        })
+    }
+
+    /// Bytes of a structure.
+    #[must_use]
+    pub fn size(&self, structure: &str) -> Option<u32> {
+        self.all().find_map(|btf| {
+            let ty = btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(as_struct)?;
+            u32::try_from(ty.size()).ok()
         })
     }
 

@@ -88,6 +88,7 @@ impl Kernel {
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
             track_frees: u32::from(track_frees),
+            desc_state_size: self.types.size("vring_desc_state_split").unwrap_or(0),
         }
     }
 }
@@ -161,6 +162,9 @@ impl crate::probes::Machine for Kernel {
     }
 
     fn has_driver(&self, prefix: &str) -> bool {
+        // virtio-iommu's units are called after their PCI devices.
         iommu_units().keys().any(|unit| unit.starts_with(prefix))
+            || entries(Path::new("/sys/bus/virtio/drivers").join(prefix))
+                .any(|path| file_name(&path).starts_with("virtio"))
     }
 }

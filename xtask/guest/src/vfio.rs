@@ -28,6 +28,15 @@ pub struct Claimed {
     truth: Arc<Truth>,
 }
 
+/// Neither QEMU's AMD-Vi nor its virtio-iommu remaps interrupts here, and without that the kernel hands no device to user
+/// space unless it is told to. Nothing of this machine needs protection from its own device.
+fn allow_unsafe_interrupts() {
+    for module in ["vfio_iommu_type1", "iommufd"] {
+        // Where there is no such module, there is nothing to allow.
+        let _ = fs::write(format!("/sys/module/{module}/parameters/allow_unsafe_interrupts"), "Y");
+    }
+}
+
 impl Claimed {
     /// Hands `pci` to vfio-pci.
     pub fn new(pci: Pci, truth: &Arc<Truth>) -> Result<Self> {
@@ -37,6 +46,7 @@ impl Claimed {
         if pci.group().is_none() {
             bail!(NotApplicable(format!("{} is behind no IOMMU", pci.address)));
         }
+        allow_unsafe_interrupts();
         let before = pci.unbind(truth)?;
         let claimed = Self { pci, before, truth: Arc::clone(truth) };
         claimed.pci.bind(truth, VFIO_PCI)?;

@@ -119,7 +119,11 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
     });
     for (id, reason) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
         tracing::debug!(%reason, "a probe could not be attached");
-        plan.broken(id, &reason);
+        if has_no_address(&reason) {
+            plan.inlined(id);
+        } else {
+            plan.broken(id, &reason);
+        }
     }
 }
 
@@ -172,6 +176,12 @@ fn attach<'a>(
     Ok(loaded)
 }
 
+/// Whether the verifier found the function in the kernel's types and not among its symbols
+/// (`bpf_check_attach_target` of kernel/bpf/verifier.c).
+fn has_no_address(reason: &str) -> bool {
+    reason.contains("The address of function ") && reason.contains(" cannot be found")
+}
+
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
 fn reason(error: &anyhow::Error) -> String {
     let mut text = Vec::new();
@@ -189,6 +199,14 @@ fn reason(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use crate::probes::{CATALOGUE, Reach};
+
+    #[test]
+    fn a_function_without_an_address_is_told_by_the_verifiers_words() {
+        let text = "fentry a_enter: the BPF_PROG_LOAD syscall returned No such file or directory (os error 2). Verifier \
+            output: The address of function iommu_completion_wait cannot be found | processed 0 insns";
+        assert!(has_no_address(text));
+        assert!(!has_no_address("fentry a_enter: Permission denied (os error 13)"));
+    }
 
     #[test]
     fn the_object_has_every_program_of_the_catalogue_and_no_other() {

@@ -102,6 +102,9 @@ impl Comparison<'_> {
             }
             return;
         }
+        if !self.sees_switches && candidates.is_empty() {
+            return;
+        }
         if let Some(span) = self.claim(line, "replace by the core", &candidates) {
             self.expect(line, span, "group", domain.group);
             self.expect(line, span, "owner", "kernel");
