@@ -2,6 +2,7 @@
 
 mod boot;
 mod broken;
+pub mod cell;
 mod clean;
 mod compare;
 mod lifecycle;
@@ -144,6 +145,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         clean::TESTS,
         broken::TESTS,
         top::TESTS,
+        cell::TESTS,
     ]
     .into_iter()
     .flatten()
