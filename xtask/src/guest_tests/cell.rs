@@ -144,10 +144,9 @@ pub fn run(ctx: &Ctx, kernel: &str, iommu: Iommu) -> Cell {
 fn test(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let mut cell = Cell::default();
     fill(guest, &mut cell)?;
-    checks.check("nothing is broken", {
-        ensure_all(cell.broken.iter().map(|(function, why)| format!("{function}: {why}")).collect())
-    });
-    checks.check("nothing else", ensure_all(cell.trouble));
+    let broken: Vec<String> = cell.broken.iter().map(|(function, why)| format!("{function}: {why}")).collect();
+    checks.check("nothing is broken", none_of(&broken));
+    checks.check("nothing else", none_of(&cell.trouble));
     let mut exact = 0;
     for (name, judged) in cell.programs {
         match judged {
@@ -163,7 +162,7 @@ fn test(guest: &Guest, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-fn ensure_all(wrong: Vec<String>) -> Result<()> {
+fn none_of(wrong: &[String]) -> Result<()> {
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -219,10 +218,8 @@ fn driver(iommu: Iommu) -> &'static str {
 
 /// What doctor tells.
 fn examined(cell: &mut Cell, doctor: &Value) -> Result<()> {
-    let names = |list: &Value| -> Vec<String> {
-        list.as_array().into_iter().flatten().filter_map(|unit| Some(unit["name"].as_str()?.to_owned())).collect()
-    };
-    cell.units = names(&doctor["units"]);
+    let units = doctor["units"].as_array().into_iter().flatten();
+    cell.units = units.filter_map(|unit| Some(unit["name"].as_str()?.to_owned())).collect();
     if let Some(trouble) = doctor["trouble"].as_str() {
         cell.trouble.push(format!("doctor could not attach: {trouble}"));
     }
@@ -279,9 +276,8 @@ fn ended(files: &Files, name: &str) -> (Judged, Option<Truth>) {
     match (files.status(name), truth) {
         (Ok(0), Ok(truth)) => (Judged::Exact, Some(truth)),
         (Ok(NOT_APPLICABLE), truth) => (Judged::NotApplicable(why), truth.ok()),
-        (Ok(0), Err(error)) => (Judged::Wrong(format!("{error:#}")), None),
+        (Err(error), _) | (Ok(0), Err(error)) => (Judged::Wrong(format!("{error:#}")), None),
         (Ok(status), truth) => (Judged::Wrong(format!("the program ended with {status}: {why}")), truth.ok()),
-        (Err(error), _) => (Judged::Wrong(format!("{error:#}")), None),
     }
 }
 
