@@ -94,6 +94,30 @@ impl<W: Write + Seek> Initramfs<W> {
         self.file(to, metadata.permissions().mode(), &content)
     }
 
+    /// Adds a directory of the host as it is: links stay links, and what is neither file, link nor directory stays out.
+    pub fn tree(&mut self, from: &Path, to: &str) -> Result<()> {
+        let describe = || format!("cannot put {} into the guest", from.display());
+        self.directory(to)?;
+        let mut entries = fs::read_dir(from).and_then(Iterator::collect::<Result<Vec<_>, _>>).with_context(describe)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            let name = entry.file_name();
+            let name = name.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+            let to = format!("{to}/{name}");
+            let kind = entry.file_type().with_context(describe)?;
+            if kind.is_dir() {
+                self.tree(&path, &to)?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path).with_context(describe)?;
+                self.symlink(&to, target.to_str().with_context(|| format!("{} is not UTF-8", target.display()))?)?;
+            } else if kind.is_file() {
+                self.copy(&path, &to)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the archive.
     pub fn finish(self) -> Result<W> {
         newc::trailer(self.out).context("cannot write the initramfs")
@@ -194,6 +218,22 @@ mod tests {
         let (files, _) = unpack(archive.finish().unwrap().into_inner());
         assert_eq!(files["data/sub/a"].1, b"A");
         assert_eq!(files["data/b"].1, b"B");
+    }
+
+    #[test]
+    fn a_tree_keeps_its_links_even_those_that_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("usr")).unwrap();
+        fs::write(dir.path().join("usr/a"), "A").unwrap();
+        std::os::unix::fs::symlink("usr", dir.path().join("bin")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", dir.path().join("dangling")).unwrap();
+        let mut archive = Initramfs::new(Cursor::new(Vec::new())).unwrap();
+        archive.tree(dir.path(), "/debian").unwrap();
+        let (files, _) = unpack(archive.finish().unwrap().into_inner());
+        assert_eq!(files["debian/usr/a"].1, b"A");
+        assert_eq!(files["debian/bin"], (0o120_777, b"usr".to_vec()));
+        assert_eq!(files["debian/dangling"].1, b"/nowhere");
+        assert!(!files.contains_key("debian/bin/a"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cli;
 pub mod command;
 pub mod console;
+pub mod debian;
 pub mod demo;
 pub mod emulator;
 pub mod grafana;

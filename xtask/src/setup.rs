@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "libelf-dev",
     "libssl-dev",
     "make",
+    "mmdebstrap",
     "rsync",
     "tmux",
     "xz-utils",

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: every check and test, in one list.
 
+mod lanes;
+
 use std::{
     fs,
     process::{Command, Stdio},
@@ -33,6 +35,9 @@ pub struct Arguments {
     /// Show the steps, and run none
     #[arg(long)]
     list: bool,
+    /// Steps at a time: cargo's are one after the other in any case
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    jobs: usize,
     /// Take what is installed as it is, and install nothing
     #[arg(long)]
     no_setup: bool,
@@ -132,20 +137,22 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         failures.push(("setup".to_owned(), format!("{error:#}")));
     } else {
         let ctx = Ctx::default();
-        for step in &steps {
-            say(&format!("{:<28} ", step.name));
+        let (guests, cargo) = steps.into_iter().partition(|step| matches!(step.action, Action::Guest(_)));
+        let timed = |step: &Step| {
             let at = Instant::now();
-            let Report { tally, output, notes } = run(step, &ctx);
-            say(&format!("{}\n", line(tally, at.elapsed())));
+            (run(step, &ctx), at.elapsed())
+        };
+        lanes::run(cargo, guests, arguments.jobs, timed, |step, (Report { tally, output, notes }, time)| {
+            say(&format!("{:<28} {}\n", step.name, line(tally, time)));
             for note in notes {
                 say(&format!("  {note}\n"));
             }
             total.passed += tally.passed;
             total.failed += tally.failed;
             if tally.failed > 0 {
-                failures.push((step.name.clone(), output));
+                failures.push((step.name, output));
             }
-        }
+        });
     }
     for (name, output) in &failures {
         say(&format!("\n---- {name} failed; its output ends\n{output}\n"));

@@ -9,7 +9,10 @@ use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
 use crate::{
-    kernel::Kernel,
+    kernel::{
+        Kernel,
+        privileges::{self, Capability, Held, Privileges},
+    },
     model::span::Topic,
     output::{Output, Palette},
     probes::{Plan, ProbeStatus, Verdict, Wanted},
@@ -89,11 +92,6 @@ pub struct Unit {
     pub devices: usize,
 }
 
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_SYSLOG: u32 = 34;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-
 /// One row for each thing that can be looked for; adding one is one line.
 struct Row {
     name: &'static str,
@@ -104,28 +102,22 @@ struct Row {
     remedy: &'static str,
 }
 
+impl Row {
+    const fn capability(wanted: Capability, look: fn(&Root<'_>) -> Result<String, String>) -> Row {
+        Row {
+            name: wanted.name(),
+            essential: !matches!(wanted, Capability::Syslog),
+            look,
+            cost: wanted.cost(),
+            remedy: privileges::REMEDY,
+        }
+    }
+}
+
 const ROWS: &[Row] = &[
-    Row {
-        name: "CAP_BPF",
-        essential: true,
-        look: |root| root.capability(CAP_BPF, true),
-        cost: "no BPF program can be loaded",
-        remedy: "run as root, or: setcap cap_bpf,cap_perfmon,cap_syslog+ep /path/to/iommu-trace",
-    },
-    Row {
-        name: "CAP_PERFMON",
-        essential: true,
-        look: |root| root.capability(CAP_PERFMON, true),
-        cost: "BPF programs may not read kernel memory or be attached to kernel functions",
-        remedy: "run as root, or: setcap cap_bpf,cap_perfmon,cap_syslog+ep /path/to/iommu-trace",
-    },
-    Row {
-        name: "CAP_SYSLOG",
-        essential: false,
-        look: |root| root.capability(CAP_SYSLOG, false),
-        cost: "stacks have no names, and kernels before 6.15 do not tell iommufd's handles: no addresses can be read",
-        remedy: "run as root, or give the program CAP_SYSLOG, too",
-    },
+    Row::capability(Capability::Bpf, |root| root.capability(Capability::Bpf)),
+    Row::capability(Capability::Perfmon, |root| root.capability(Capability::Perfmon)),
+    Row::capability(Capability::Syslog, |root| root.capability(Capability::Syslog)),
     Row {
         name: "no lockdown",
         essential: true,
@@ -152,7 +144,7 @@ const ROWS: &[Row] = &[
         essential: false,
         look: |root| root.directory("sys/kernel/tracing/events"),
         cost: "other tracers' probes and the kernel's list of traceable functions cannot be looked at",
-        remedy: "mount -t tracefs tracefs /sys/kernel/tracing",
+        remedy: "as root: mount -t tracefs tracefs /sys/kernel/tracing, if it is not there; only root may look into it",
     },
     Row {
         name: "iommufd",
@@ -212,19 +204,12 @@ impl Root<'_> {
         }
     }
 
-    fn capability(&self, number: u32, or_admin: bool) -> Result<String, String> {
+    fn capability(&self, wanted: Capability) -> Result<String, String> {
         let status = self.read("proc/self/status").ok_or("/proc/self/status cannot be read")?;
-        let effective = status
-            .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .ok_or("/proc/self/status does not tell")?;
-        if effective & (1 << number) != 0 {
-            Ok("held".into())
-        } else if or_admin && effective & (1 << CAP_SYS_ADMIN) != 0 {
-            Ok("not held, CAP_SYS_ADMIN stands for it".into())
-        } else {
-            Err("not held".into())
+        match Privileges::parse(&status).ok_or("/proc/self/status does not tell")?.holds(wanted) {
+            Held::Yes => Ok("held".into()),
+            Held::ByAdmin => Ok("not held, CAP_SYS_ADMIN stands for it".into()),
+            Held::No => Err("not held".into()),
         }
     }
 

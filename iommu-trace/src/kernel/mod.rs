@@ -2,6 +2,7 @@
 
 mod btf;
 mod offsets;
+pub mod privileges;
 mod symbols;
 
 use std::{

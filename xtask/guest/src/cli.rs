@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
-use crate::programs::{attach, default_domain, dma_fault, iopf, map_load, race, vfio, workload};
+use crate::programs::{as_user, attach, default_domain, dma_fault, iopf, map_load, race, vfio, workload};
 use crate::sys;
 use crate::truth::{Fact, Truth};
 
@@ -49,6 +49,8 @@ enum Program {
     MapLoad(map_load::Args),
     /// A mix of the above, at a human's pace or as fast as it goes.
     Workload(workload::Args),
+    /// Run a command as another user with some capabilities; writes no ground truth.
+    As(as_user::Args),
 }
 
 impl Program {
@@ -62,6 +64,7 @@ impl Program {
             Self::Race(_) => "race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
+            Self::As(_) => "as",
         }
     }
 
@@ -75,6 +78,7 @@ impl Program {
             Self::Race(args) => race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),
+            Self::As(_) => Ok(()),
         }
     }
 }
@@ -82,6 +86,9 @@ impl Program {
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    if let Program::As(args) = &cli.program {
+        return as_user::run(args);
+    }
     sys::catch_signals();
     let truth = match Truth::open(cli.truth.as_deref(), cli.summary) {
         Ok(truth) => Arc::new(truth),

@@ -6,8 +6,10 @@ pub mod cell;
 mod clean;
 mod compare;
 mod lifecycle;
+mod privileges;
 mod recorded;
 mod serve;
+mod service;
 mod session;
 mod top;
 mod trace;
@@ -15,7 +17,7 @@ mod traced;
 mod truth;
 mod usage;
 
-use std::cell::OnceCell;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -88,11 +90,8 @@ impl GuestTest {
     }
 
     fn run_into(&self, ctx: &Ctx, checks: &mut Checks) -> Result<()> {
-        let guest = Guest {
-            image: kernel::find(self.kernel)?,
-            programs: ctx.programs(self.tracer)?.clone(),
-            iommu: self.iommu,
-        };
+        let guest =
+            Guest { image: kernel::find(self.kernel)?, programs: ctx.programs(self.tracer)?, iommu: self.iommu };
         (self.run)(&guest, checks)
             .with_context(|| format!("{} ({} {})", self.about, guest.image.name, guest.image.version))
     }
@@ -101,18 +100,19 @@ impl GuestTest {
 /// What tests share: the programs, built once.
 #[derive(Debug, Default)]
 pub struct Ctx {
-    with_tracer: OnceCell<Programs>,
-    without: OnceCell<Programs>,
+    with_tracer: Mutex<Option<Programs>>,
+    without: Mutex<Option<Programs>>,
 }
 
 impl Ctx {
-    fn programs(&self, tracer: bool) -> Result<&Programs> {
-        let cell = if tracer { &self.with_tracer } else { &self.without };
-        if cell.get().is_none() {
-            let built = Programs::build(tracer)?;
-            let _ = cell.set(built);
+    /// Who comes while they are built waits.
+    fn programs(&self, tracer: bool) -> Result<Programs> {
+        let built = if tracer { &self.with_tracer } else { &self.without };
+        let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
+        if built.is_none() {
+            *built = Some(Programs::build(tracer)?);
         }
-        cell.get().context("the programs are gone")
+        built.clone().context("the programs are gone")
     }
 }
 
@@ -141,6 +141,8 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         recorded::TESTS,
         lifecycle::TESTS,
         serve::TESTS,
+        service::TESTS,
+        privileges::TESTS,
         usage::TESTS,
         clean::TESTS,
         broken::TESTS,

@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Put a file or directory into the guest (under / by its own name unless told otherwise); may be repeated
     #[arg(long, value_name = "FILE[:GUEST_PATH]", value_parser = parse_copy)]
     copy: Vec<Copy>,
+    /// Put a directory into the guest as it is, with its links; may be repeated
+    #[arg(long, value_name = "DIR[:GUEST_PATH]", value_parser = parse_copy)]
+    tree: Vec<Copy>,
     /// Bring a file or directory back at the end (into the working directory unless told otherwise); may be repeated
     #[arg(long, value_name = "GUEST_PATH[:HOST_PATH]", value_parser = parse_collect)]
     collect: Vec<(String, PathBuf)>,
@@ -88,6 +91,9 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         .terminal(arguments.tty);
     for Copy { from, to } in &arguments.copy {
         vm = vm.copy(from, to);
+    }
+    for Copy { from, to } in &arguments.tree {
+        vm = vm.tree(from, to);
     }
     for (guest, _) in &arguments.collect {
         vm = vm.collect(guest);

@@ -56,6 +56,7 @@ pub struct Vm {
     devices: Vec<String>,
     modules: Vec<String>,
     copies: Vec<Copy>,
+    trees: Vec<Copy>,
     collect: Vec<String>,
     terminal: bool,
     bare: bool,
@@ -81,6 +82,7 @@ impl Vm {
             devices: Vec::new(),
             modules: Vec::new(),
             copies: Vec::new(),
+            trees: Vec::new(),
             collect: Vec::new(),
             terminal: false,
             bare: false,
@@ -174,6 +176,13 @@ impl Vm {
     #[must_use]
     pub fn copy(mut self, from: impl Into<PathBuf>, to: impl Into<String>) -> Self {
         self.copies.push(Copy { from: from.into(), to: to.into() });
+        self
+    }
+
+    /// Puts a directory of the host into the guest as it is, with its links.
+    #[must_use]
+    pub fn tree(mut self, from: impl Into<PathBuf>, to: impl Into<String>) -> Self {
+        self.trees.push(Copy { from: from.into(), to: to.into() });
         self
     }
 
@@ -276,6 +285,9 @@ impl Vm {
         }
         for Copy { from, to } in &self.copies {
             archive.copy(from, to)?;
+        }
+        for Copy { from, to } in &self.trees {
+            archive.tree(from, to)?;
         }
         archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
         archive.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;

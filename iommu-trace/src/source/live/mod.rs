@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use aya::{Ebpf, maps::Array};
 
 use self::{
@@ -27,7 +27,7 @@ use self::{
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
-    kernel::{Kernel, iommu_groups},
+    kernel::{Kernel, iommu_groups, privileges::explain},
     model::span::Topic,
     probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
@@ -95,7 +95,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, options)?;
+    let mut ebpf = attach::load(&kernel, options).map_err(explain)?;
     let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &btf, &mut plan);
     tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
@@ -106,7 +106,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         .map(|status| format!("{} ({})", status.function, status.reason.unwrap_or_default()))
         .collect();
     if !missing.is_empty() && options.topics.contains(&Topic::Attach) {
-        bail!("essential probes could not be attached: {}. `iommu-trace doctor` tells more", missing.join("; "));
+        let error = anyhow!("essential probes could not be attached: {}", missing.join("; "));
+        return Err(explain(error.context("`iommu-trace doctor` tells more")));
     }
     let mut live = Live::new(&kernel, &plan, ebpf, options.verbose)?;
     if plan.has(ProbeId::GroupShowType) {

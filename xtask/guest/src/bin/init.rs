@@ -317,6 +317,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
         return Ok(());
     }
+    // Whoever reads a FIFO or a device may wait for ever.
+    if !fs::metadata(from)?.is_file() {
+        return Ok(());
+    }
     // By hand: pseudo files have no size, which some copying system calls take for empty.
     let (mut from, mut to) = (File::open(from)?, File::create(to)?);
     let mut buffer = vec![0; 256 << 10];

@@ -1,5 +1,6 @@
 //! The programs: each an argument struct and a `run`.
 
+pub mod as_user;
 pub mod attach;
 pub mod default_domain;
 pub mod dma_fault;

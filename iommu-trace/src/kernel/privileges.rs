@@ -1,0 +1,149 @@
+//! What this process may do, and what is to be said when it is not enough.
+
+use std::fs;
+
+/// A capability that tracing wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// `CAP_BPF`.
+    Bpf,
+    /// `CAP_PERFMON`.
+    Perfmon,
+    /// `CAP_SYSLOG`.
+    Syslog,
+}
+
+/// The capability that stands for `CAP_BPF` and `CAP_PERFMON`, as it did before Linux 5.8.
+const SYS_ADMIN: u32 = 21;
+
+impl Capability {
+    /// Those without which nothing can be traced.
+    pub const ESSENTIAL: &[Capability] = &[Capability::Bpf, Capability::Perfmon];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Capability::Bpf => "CAP_BPF",
+            Capability::Perfmon => "CAP_PERFMON",
+            Capability::Syslog => "CAP_SYSLOG",
+        }
+    }
+
+    /// Its number, from the kernel's `uapi/linux/capability.h`.
+    fn number(self) -> u32 {
+        match self {
+            Capability::Bpf => 39,
+            Capability::Perfmon => 38,
+            Capability::Syslog => 34,
+        }
+    }
+
+    /// What its absence costs.
+    #[must_use]
+    pub const fn cost(self) -> &'static str {
+        match self {
+            Capability::Bpf => "no BPF program can be loaded",
+            Capability::Perfmon => "BPF programs may not read kernel memory or be attached to kernel functions",
+            Capability::Syslog => "stacks have addresses in place of names",
+        }
+    }
+}
+
+/// What to do about a missing one.
+pub const REMEDY: &str = "run as root, or: setcap cap_bpf,cap_perfmon,cap_syslog+ep /path/to/iommu-trace";
+
+/// How a capability is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It is held itself.
+    Yes,
+    /// `CAP_SYS_ADMIN` is, and stands for it.
+    ByAdmin,
+    /// Not at all.
+    No,
+}
+
+/// The effective capabilities of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Privileges(u64);
+
+impl Privileges {
+    /// This process's; `None` where procfs does not tell.
+    #[must_use]
+    pub fn running() -> Option<Privileges> {
+        Privileges::parse(&fs::read_to_string("/proc/self/status").ok()?)
+    }
+
+    /// From the text of `/proc/PID/status`.
+    #[must_use]
+    pub fn parse(status: &str) -> Option<Privileges> {
+        let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok().map(Privileges)
+    }
+
+    /// How it holds one.
+    #[must_use]
+    pub fn holds(self, wanted: Capability) -> Held {
+        let has = |number: u32| self.0 & (1 << number) != 0;
+        match wanted {
+            _ if has(wanted.number()) => Held::Yes,
+            Capability::Bpf | Capability::Perfmon if has(SYS_ADMIN) => Held::ByAdmin,
+            _ => Held::No,
+        }
+    }
+
+    /// Names what is missing of the essential ones, with what that costs and what to do; `None` if nothing is.
+    #[must_use]
+    pub fn complaint(self) -> Option<String> {
+        let missing: Vec<String> = Capability::ESSENTIAL
+            .iter()
+            .filter(|wanted| self.holds(**wanted) == Held::No)
+            .map(|wanted| format!("{} is not held: {}", wanted.name(), wanted.cost()))
+            .collect();
+        (!missing.is_empty()).then(|| format!("{}. To do: {REMEDY}", missing.join("; ")))
+    }
+}
+
+/// Adds to an error of tracing which privilege is missing, where one is.
+#[must_use]
+pub fn explain(error: anyhow::Error) -> anyhow::Error {
+    match Privileges::running().and_then(Privileges::complaint) {
+        Some(complaint) => error.context(complaint),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(mask: &str) -> Privileges {
+        Privileges::parse(&format!("Name:\tx\nCapEff:\t{mask}\n")).expect("it has the line")
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_only_that() {
+        let complaint = |mask| with(mask).complaint().unwrap_or_default();
+        assert_eq!(complaint("000000c400000000"), "", "all three");
+        assert_eq!(complaint("0000000000200000"), "", "CAP_SYS_ADMIN stands for both");
+        assert!(complaint("0000008400000000").starts_with("CAP_PERFMON is not held: "));
+        assert!(!complaint("0000008400000000").contains("CAP_BPF is"));
+        assert!(complaint("0000004400000000").starts_with("CAP_BPF is not held: "));
+        let none = complaint("0000000000000000");
+        assert!(none.contains("CAP_BPF is") && none.contains("; CAP_PERFMON is") && none.contains("setcap"), "{none}");
+    }
+
+    #[test]
+    fn admin_does_not_stand_for_syslog() {
+        assert_eq!(with("0000000000200000").holds(Capability::Syslog), Held::No);
+        assert_eq!(with("0000000400000000").holds(Capability::Syslog), Held::Yes);
+        assert_eq!(with("0000000000200000").holds(Capability::Bpf), Held::ByAdmin);
+    }
+
+    #[test]
+    fn a_status_without_the_line_tells_nothing() {
+        assert_eq!(Privileges::parse("Name:\tx\n"), None);
+        assert_eq!(Privileges::parse("CapEff:\tzz\n"), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! What a tracer may do that is not root: the capabilities that the guide names are enough, and none of them is too many.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Checks, Guest, GuestTest,
+    session::{Files, Script},
+};
+use crate::qemu::Iommu;
+
+macro_rules! row {
+    ($kernel:literal) => {
+        GuestTest {
+            name: concat!("privileges-", $kernel),
+            about: "three capabilities are enough, and of two the missing one is named",
+            kernel: $kernel,
+            iommu: Iommu::None,
+            tracer: true,
+            run,
+        }
+    };
+}
+
+/// The table.
+pub const TESTS: &[GuestTest] = &[row!("built-7.3"), row!("built-6.12")];
+
+/// Page faults that the workload makes.
+const FAULTS: usize = 20;
+
+/// The sets of capabilities that are tried, by the name of their case, and which essential one each lacks.
+const TRIED: &[(&str, &str, Option<&str>)] = &[
+    ("all", "CAP_BPF,CAP_PERFMON,CAP_SYSLOG", None),
+    ("without-syslog", "CAP_BPF,CAP_PERFMON", None),
+    ("without-perfmon", "CAP_BPF,CAP_SYSLOG", Some("CAP_PERFMON")),
+    ("without-bpf", "CAP_PERFMON,CAP_SYSLOG", Some("CAP_BPF")),
+];
+
+fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
+    let mut script = Script::new();
+    // The workload is root's, the tracer is nobody's.
+    script.case("room", "mkdir -m 777 nobody; mkfifo -m 666 /tmp/go");
+    for (name, caps, lacks) in TRIED {
+        let tracer = format!("guest as --caps {caps} -- iommu-trace trace --stages --format json --stacks");
+        let words = if lacks.is_some() {
+            format!("{tracer} --duration 1s")
+        } else {
+            format!(
+                "{tracer} --output nobody/{name} -- sh -c 'read -r line < /tmp/go' & pid=$!
+                 until [ -s nobody/{name} ]; do sleep 0.1; done
+                 guest iopf --faults {FAULTS} --truth {name}.truth
+                 echo > /tmp/go; wait $pid"
+            )
+        };
+        script.case(name, &words);
+    }
+    script.case(
+        "handles",
+        "guest attach --hold-until /out/done --ready-file /out/ready --truth hold.truth & pid=$!
+         until [ -e ready ]; do sleep 0.1; done
+         iommu-trace handles > root.handles
+         guest as --caps CAP_BPF,CAP_PERFMON,CAP_SYSLOG -- iommu-trace handles > nobody.handles
+         touch done; wait $pid",
+    );
+    let files = script.run(guest.vm())?;
+    for (name, caps, lacks) in TRIED {
+        match lacks {
+            None => checks.check(format!("with {caps} it sees all"), sees_all(&files, name)),
+            Some(lacks) => checks.check(format!("with {caps} it names {lacks}"), names(&files, name, lacks)),
+        }
+    }
+    checks.check("only CAP_SYSLOG shows the names of a stack", stacks(&files));
+    checks.check("the snapshot is root's", snapshot(&files));
+    Ok(())
+}
+
+fn events(files: &Files, name: &str) -> Result<Vec<serde_json::Value>> {
+    let text = files.text(&format!("nobody/{name}"))?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("{line:?} is no JSON"))).collect()
+}
+
+fn sees_all(files: &Files, name: &str) -> Result<()> {
+    files.expect_status(name, 0)?;
+    let events = events(files, name)?;
+    let answered = events.iter().filter(|event| event["event"] == "fault" && event["device_id"].is_u64()).count();
+    let end = events.last().context("it wrote nothing")?;
+    ensure!(end["event"] == "end", "it does not end with `end`");
+    ensure!(answered == FAULTS, "{answered} of {FAULTS} faults were seen with their device id");
+    Ok(())
+}
+
+fn names(files: &Files, name: &str, lacks: &str) -> Result<()> {
+    files.expect_status(name, 2)?;
+    let said = files.text(&format!("{name}.stderr"))?;
+    ensure!(said.contains(&format!("{lacks} is not held")) && said.contains("setcap"), "it said: {said}");
+    Ok(())
+}
+
+fn stacks(files: &Files) -> Result<()> {
+    let named = |name: &str| -> Result<bool> {
+        Ok(files.text(&format!("nobody/{name}"))?.contains("iommu_report_device_fault+"))
+    };
+    ensure!(named("all")?, "no name in the stacks with it");
+    ensure!(!named("without-syslog")?, "names in the stacks without it");
+    Ok(())
+}
+
+fn snapshot(files: &Files) -> Result<()> {
+    files.expect_status("handles", 0)?;
+    let (root, nobody) = (files.text("root.handles")?, files.text("nobody.handles")?);
+    ensure!(root.contains(", 1 handle"), "nothing was attached:\n{root}");
+    ensure!(root == nobody, "root's:\n{root}\nnobody's:\n{nobody}");
+    Ok(())
+}
