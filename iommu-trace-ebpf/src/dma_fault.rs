@@ -12,7 +12,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{diagnose, emit, lost, set, thread},
+    out::{diagnose, emit, lost, lost_several, set, thread},
     probe::{Args, on_enter, on_enter_either, on_exit, on_exit_either},
     read::{self, get, offset, ptr, setting},
 };
@@ -182,9 +182,7 @@ fn amd_entries(ctx: &impl EbpfContext, iommu: u64, base: u64, from: u32, to: u32
             });
         });
     }
-    if at != to {
-        lost(ProbeId::AmdPollEvents, phase);
-    }
+    lost_several(ProbeId::AmdPollEvents, phase, (to.wrapping_sub(at) & (size - 1)) / EVT_ENTRY_SIZE);
 }
 
 /// The call of `viommu_event_handler` that runs: its queue, and where it stood in the used ring.
@@ -282,9 +280,7 @@ fn virtio_events_end(ctx: &impl EbpfContext) {
             });
         });
     }
-    if at != to {
-        lost(ProbeId::VirtioEvents, Phase::Exit);
-    }
+    lost_several(ProbeId::VirtioEvents, Phase::Exit, u32::from(to.wrapping_sub(at)));
 }
 on_enter_either!(virtio_events_enter, virtio_events_kprobe, virtio_events_begin);
 on_exit_either!(virtio_events_exit, virtio_events_kretprobe, virtio_events_end);
