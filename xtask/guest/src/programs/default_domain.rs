@@ -69,8 +69,8 @@ fn driver(args: &Args, pci: &Pci, group: Group, truth: &Truth) -> Result<()> {
     match pci.bind(truth, "vfio-pci") {
         Ok(()) => {
             if !args.no_failures {
-                // vfio-pci manages its own DMA, so that the group has no owner until it is opened: allowed, but for kernels
-                // before 6.4, which refuse while any driver is bound (`iommu_change_dev_def_domain`).
+                // vfio-pci manages its own DMA, so that the group has no owner until it is opened: allowed. Linux 6.1
+                // refuses while any driver is bound.
                 match group.set_default_domain(truth, "DMA") {
                     Err(f) if f.errno == libc::EBUSY => {}
                     result => result?,
