@@ -224,6 +224,8 @@ pub fn pick(named: Option<&str>) -> Result<Pci> {
         return Pci::at(address);
     }
     let mut devices: Vec<_> = Pci::all().into_iter().filter(|d| d.group().is_some() && !d.is_bridge()).collect();
+    // A virtio device at work is this guest's way to its host.
+    devices.retain(|d| d.driver().as_deref() != Some("virtio-pci"));
     devices.sort_by_key(|d| (d.ids() != Some(crate::pci::EDU), d.driver().is_some()));
     match devices.into_iter().next() {
         Some(device) => Ok(device),
