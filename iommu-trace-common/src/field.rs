@@ -88,6 +88,19 @@ fields! {
     QiDescQw0 = "qi_desc"."qw0",
     DmarDomainDomain = "dmar_domain"."domain",
     ProtectionDomainDomain = "protection_domain"."domain",
+    AmdMmioBase = "amd_iommu"."mmio_base",
+    AmdEvtBuf = "amd_iommu"."evt_buf",
+    AmdIndex = "amd_iommu"."index",
+    VringQueue = "vring_virtqueue"."vq",
+    VringPacked = "vring_virtqueue"."packed_ring",
+    VringLayout = "vring_virtqueue"."layout",
+    VringLastUsed = "vring_virtqueue"."last_used_idx",
+    VringNum = "vring_virtqueue"."split.vring.num",
+    VringUsed = "vring_virtqueue"."split.vring.used",
+    VringDescState = "vring_virtqueue"."split.desc_state",
+    DescStateData = "vring_desc_state_split"."data",
+    VirtqueueVdev = "virtqueue"."vdev",
+    VirtioDeviceIndex = "virtio_device"."index",
 }
 
 impl Field {

@@ -27,6 +27,8 @@ pub const MAX_MEMBERS: u32 = 4096;
 pub const MAX_WATCHED: u32 = 1 << 17;
 /// How many records of VT-d's fault recording registers one interrupt is followed through.
 pub const MAX_DMA_FAULTS: u32 = 16;
+/// How many entries of AMD-Vi's event log, and how many of virtio-iommu's events, one call is followed through.
+pub const MAX_LOGGED_FAULTS: u32 = 128;
 
 /// Who owns an attach handle, as far as the kernel's own data tells: `iommu_domain.cookie_type`, or, where that does not
 /// exist, whether an iommufd device object lies where an `iommufd_attach_handle` would have it.
@@ -68,6 +70,8 @@ pub struct Settings {
     pub amd_flush_last: u32,
     /// Not 0: iommufd is a module, and what its types are is told in a map: see [`Late`].
     pub late: u32,
+    /// Bytes of a `struct vring_desc_state_split`, 0 where this kernel has none.
+    pub desc_state_size: u32,
 }
 
 /// What a [`record::Slot`] tells.

@@ -100,4 +100,6 @@ probe_ids! {
     AmdFlushPages = "amd_iommu_domain_flush_pages",
     Sums = "sums",
     PrqEventThread = "prq_event_thread",
+    AmdPollEvents = "iommu_poll_events",
+    VirtioEvents = "viommu_event_handler",
 }

@@ -305,23 +305,23 @@ records! {
         owner: u32,
     }
 
-    /// One record of VT-d's fault recording registers.
+    /// One record of VT-d's fault recording registers, one entry of AMD-Vi's event log, or one event of virtio-iommu.
     struct DmaFault {
-        /// The `struct intel_iommu`.
+        /// The `struct intel_iommu` or `amd_iommu`, or virtio-iommu's event queue.
         iommu: u64,
-        /// Faulting address, page aligned.
+        /// Faulting address; VT-d's is page aligned.
         addr: u64,
-        /// `seq_id`: the number in `dmarN`.
+        /// The number in `dmarN`, `ivhdN` or `virtioN`.
         seq_id: u32,
         /// Requester id (bus:8, device:5, function:3).
         source: u32,
-        /// Fault reason, VT-d specification table "Fault Reason Encodings".
+        /// VT-d: specification table "Fault Reason Encodings". AMD-Vi: the type of event. virtio-iommu: `VIRTIO_IOMMU_FAULT_R_*`.
         reason: u32,
-        /// 0 write, 1 read.
+        /// VT-d: 0 write, 1 read. Others: 0, their flags tell.
         read: u32,
         /// PASID or [`crate::NO_ID`].
         pasid: u32,
-        /// Fault status register.
+        /// VT-d: the fault status register. Others: the event's flags.
         status: u32,
     }
 

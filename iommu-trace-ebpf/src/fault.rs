@@ -1,14 +1,14 @@
-//! I/O page faults from report to free, fault queues, and the hardware's unrecoverable faults.
+//! I/O page faults from report to free, and fault queues.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
+use aya_ebpf::EbpfContext;
 use iommu_trace_common::{
-    Field, MAX_DMA_FAULTS, NO_ID, Phase, ProbeId,
-    record::{DmaFault, Group, Interrupt, IoPageFault, PageResponse, Queue, Report, Return},
+    Field, Phase, ProbeId,
+    record::{Group, Interrupt, PageResponse, Queue, Report, Return},
 };
 
 use crate::{
     free::watch,
-    out::{diagnose, emit, set},
+    out::{emit, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
 };
@@ -196,75 +196,3 @@ fn prq_event_over(ctx: &impl Args) {
 }
 on_enter!(prq_event_thread_enter, prq_event);
 on_exit!(prq_event_thread_exit, prq_event_over);
-
-/// VT-d's fault status register, and in it: a primary fault is pending, and the index of its record.
-const FSTS_REG: u64 = 0x34;
-const FSTS_PPF: u32 = 1 << 1;
-/// In the last word of a fault record: it is valid; the request was a read; the PASID is valid.
-const FRCD_F: u32 = 1 << 31;
-const FRCD_READ: u32 = 1 << 30;
-const FRCD_PASID_PRESENT: u32 = 1 << 31;
-
-// irqreturn_t dmar_fault(int irq, void *dev_id)
-//
-// The handler prints a rate-limited few of the records and clears them all, so they are read here, from the registers,
-// before it does. Reads of these registers have no side effects (VT-d specification, 11.4.9 and 11.4.14).
-#[inline(always)]
-fn dmar_fault(ctx: &impl Args) {
-    let iommu = ctx.arg(1);
-    let (Some(reg), Some(cap)) = (get::<u64>(iommu, Field::IntelReg), get::<u64>(iommu, Field::IntelCap)) else {
-        return;
-    };
-    let Some(status) = read::at::<u32>(reg + FSTS_REG) else {
-        diagnose!(ctx, "the fault status register at {:x} cannot be read", reg + FSTS_REG);
-        return;
-    };
-    if status & FSTS_PPF == 0 {
-        return;
-    }
-    let records = ((cap >> 40) & 0xff) as u32 + 1;
-    let base = reg + ((cap >> 24) & 0x3ff) * 16;
-    let mut index = (status >> 8) & 0xff;
-    let seq_id: u32 = get(iommu, Field::IntelSeqId).unwrap_or(NO_ID);
-    for turn in 0..MAX_DMA_FAULTS {
-        // None is cleared before the handler runs: after one round they are known.
-        if turn >= records {
-            return;
-        }
-        if index >= records {
-            index = 0;
-        }
-        // SAFETY: the helper checks the address.
-        let Ok(record) = (unsafe { bpf_probe_read_kernel((base + u64::from(index) * 16) as *const [u32; 4]) }) else {
-            return;
-        };
-        if record[3] & FRCD_F == 0 {
-            return;
-        }
-        emit(ctx, ProbeId::DmarFault, Phase::Enter, |place: *mut DmaFault| {
-            set!(place, {
-                iommu: iommu,
-                addr: (u64::from(record[1]) << 32 | u64::from(record[0])) & !0xfff,
-                seq_id: seq_id,
-                source: record[2] & 0xffff,
-                reason: record[3] & 0xff,
-                read: (record[3] & FRCD_READ != 0) as u32,
-                pasid: if record[2] & FRCD_PASID_PRESENT != 0 { (record[3] >> 8) & 0xfffff } else { NO_ID },
-                status: status,
-            });
-        });
-        index += 1;
-    }
-}
-on_enter!(dmar_fault_enter, dmar_fault);
-
-// TRACE_EVENT io_page_fault: (struct device *dev, unsigned long iova, int flags)
-#[aya_ebpf::macros::btf_tracepoint]
-pub fn io_page_fault_enter(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
-    emit(&ctx, ProbeId::IoPageFault, Phase::Enter, |record: *mut IoPageFault| {
-        set!(record, { iova: Args::arg(&ctx, 1), flags: Args::arg(&ctx, 2) as u32, pad: 0 });
-        // SAFETY: the place is this record's.
-        read::device_into(unsafe { &raw mut (*record).device }, Args::arg(&ctx, 0));
-    });
-    0
-}

@@ -9,6 +9,8 @@ mod attach;
 #[cfg(target_arch = "bpf")]
 mod dma;
 #[cfg(target_arch = "bpf")]
+mod dma_fault;
+#[cfg(target_arch = "bpf")]
 mod fault;
 #[cfg(target_arch = "bpf")]
 mod free;

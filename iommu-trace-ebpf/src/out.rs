@@ -65,11 +65,17 @@ pub(crate) use diagnose;
 /// Counts a record that was lost.
 #[inline(always)]
 pub fn lost(probe: ProbeId, phase: Phase) {
+    lost_several(probe, phase, 1);
+}
+
+/// Counts records that were lost.
+#[inline(always)]
+pub fn lost_several(probe: ProbeId, phase: Phase, several: u32) {
     if let Some(counters) = LOST.get_ptr_mut(0) {
         // SAFETY: this CPU's own counters, indexed by constants within their length.
         unsafe {
             let count = (&raw mut (*counters)[probe as usize * 2 + phase as usize]).cast::<u64>();
-            *count += 1;
+            *count += u64::from(several);
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) static SETTINGS: Settings = Settings {
     sums: 0,
     amd_flush_last: 0,
     late: 0,
+    desc_state_size: 0,
 };
 
 /// One of this run's settings. Read through a volatile, so that the compiler does not take the initial values for the

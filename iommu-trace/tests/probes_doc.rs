@@ -9,8 +9,8 @@ const HEAD: &str = "\
 
 Made from the catalogue in `iommu-trace/src/probes/catalogue.rs`; `iommu-trace doctor` tells which of them this kernel has.
 
-A function of vmlinux is probed by fentry and fexit. Those marked *module* may be in `iommufd.ko`, and have a kprobe form for that case. A
-tracepoint is probed by its BTF. A run without an **essential** probe makes no sense and ends.
+A function of vmlinux is probed by fentry and fexit. Those marked *module* may be in a module (`iommufd.ko`, `virtio-iommu.ko`), and
+have a kprobe form for that case. A tracepoint is probed by its BTF. A run without an **essential** probe makes no sense and ends.
 
 ";
 

@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{demo, kernel, picture, prototypes, selftests, setup, test, vm};
+use crate::{demo, kernel, matrix, picture, prototypes, selftests, setup, test, vm};
 
 /// Builds, kernels, virtual machines and tests of iommu-trace
 #[derive(Parser, Debug)]
@@ -31,6 +31,8 @@ enum Command {
     Prototypes(prototypes::Arguments),
     /// Build the kernel's own selftests of iommufd
     Selftests(selftests::Arguments),
+    /// Run every kernel with every IOMMU, and write docs/compatibility.md
+    Matrix(matrix::Arguments),
     /// Run every check and test
     Test(test::Arguments),
 }
@@ -67,6 +69,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Picture(arguments) => picture::main(arguments),
         Command::Prototypes(arguments) => prototypes::main(arguments),
         Command::Selftests(arguments) => selftests::main(arguments).map(|()| 0),
+        Command::Matrix(arguments) => matrix::main(arguments),
         Command::Test(arguments) => test::main(arguments),
     }
 }

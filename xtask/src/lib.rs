@@ -17,6 +17,7 @@ pub mod grafana;
 pub mod guest_tests;
 pub mod initramfs;
 pub mod kernel;
+pub mod matrix;
 pub mod modules;
 pub mod picture;
 pub mod programs;

@@ -33,7 +33,7 @@ impl Iommu {
     /// Whether the QEMU of an older Debian cannot emulate it.
     #[must_use]
     pub fn wants_newest_qemu(self) -> bool {
-        self == Iommu::IntelPri
+        matches!(self, Iommu::IntelPri | Iommu::Amd)
     }
 }
 
@@ -135,7 +135,7 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
             "intel-iommu,intremap=on,scalable-mode=on,fsts=on,svm=on,device-iotlb=on,pasid-bits=20,aw-bits=48"
                 .to_owned(),
         ),
-        Iommu::Amd => add("device", "amd-iommu,intremap=on".to_owned()),
+        Iommu::Amd => add("device", "amd-iommu,intremap=on,dma-remap=on".to_owned()),
         Iommu::Virtio => add("device", "virtio-iommu-pci,addr=0x1".to_owned()),
         Iommu::None => {}
     }

@@ -538,24 +538,25 @@ pub struct SvaOp {
     pub users: u32,
 }
 
-/// A record of VT-d's fault recording registers, read when its interrupt came.
+/// A record of VT-d's fault recording registers, an entry of AMD-Vi's event log or an event of virtio-iommu; the probe
+/// tells which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DmaFault {
-    /// The `struct intel_iommu`.
+    /// The `struct intel_iommu` or `amd_iommu`, or virtio-iommu's event queue.
     pub iommu: Ptr,
-    /// The number in `dmarN`.
+    /// The number in `dmarN`, `ivhdN` or `virtioN`.
     pub seq_id: u32,
     /// Requester id: bus 8 bits, device 5, function 3.
     pub source: u32,
-    /// Faulting address, page aligned.
+    /// Faulting address; VT-d's is page aligned.
     pub addr: u64,
-    /// VT-d's fault reason.
+    /// VT-d's fault reason, AMD-Vi's type of event, or `VIRTIO_IOMMU_FAULT_R_*`.
     pub reason: u32,
-    /// A read (else a write).
+    /// VT-d: a read (else a write). Others tell by their flags.
     pub read: bool,
     /// PASID where the request had one.
     pub pasid: Option<u32>,
-    /// The fault status register.
+    /// VT-d: the fault status register. Others: the event's flags.
     pub status: u32,
 }
 

@@ -1,19 +1,21 @@
 //! Questions to the kernel's own type information.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, bail};
 use btf_rs::{Btf, BtfType, Struct, Type};
 
-/// The module whose functions and types are of interest when it is not built in.
+/// The module that may come and go while it is traced.
 pub const MODULE: &str = "iommufd";
+/// All modules whose functions and types are of interest when they are not built in.
+const MODULES: [&str; 4] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu"];
 /// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
 
 /// The types of vmlinux and of the module we know.
 pub struct Types {
     vmlinux: Btf,
-    module: Option<Btf>,
+    modules: BTreeMap<&'static str, Btf>,
 }
 
 /// A type of vmlinux that a program attaches by.
@@ -59,21 +61,21 @@ impl Types {
         }
         let vmlinux =
             Btf::from_file(&path).with_context(|| format!("cannot read the kernel's types from {}", path.display()))?;
-        let mut types = Types { vmlinux, module: None };
+        let mut types = Types { vmlinux, modules: BTreeMap::new() };
         types.reload(dir)?;
         Ok(types)
     }
 
-    /// Reads the module's types again: it has come or gone.
+    /// Reads the modules' types again: one has come or gone.
     pub fn reload(&mut self, dir: &Path) -> anyhow::Result<()> {
-        let path = dir.join(MODULE);
-        self.module = match std::fs::read(&path) {
-            Ok(bytes) => Some(
-                Btf::from_split_bytes(&bytes, &self.vmlinux)
-                    .with_context(|| format!("cannot read the types of module {MODULE} from {}", path.display()))?,
-            ),
-            Err(_) => None,
-        };
+        self.modules.clear();
+        for module in MODULES {
+            let path = dir.join(module);
+            let Ok(bytes) = std::fs::read(&path) else { continue };
+            let types = Btf::from_split_bytes(&bytes, &self.vmlinux)
+                .with_context(|| format!("cannot read the types of module {module} from {}", path.display()))?;
+            self.modules.insert(module, types);
+        }
         Ok(())
     }
 
@@ -114,7 +116,7 @@ impl Types {
     /// Which loaded module has this function.
     #[must_use]
     pub fn module_of_function(&self, name: &str) -> Option<&str> {
-        self.module.as_ref().filter(|btf| function(btf, name).is_some()).map(|_| MODULE)
+        self.modules.iter().find(|(_, btf)| function(btf, name).is_some()).map(|(module, _)| *module)
     }
 
     /// The prototype of a function.
@@ -174,6 +176,15 @@ impl Types {
         })
     }
 
+    /// Bytes of a structure.
+    #[must_use]
+    pub fn size(&self, structure: &str) -> Option<u32> {
+        self.all().find_map(|btf| {
+            let ty = btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(as_struct)?;
+            u32::try_from(ty.size()).ok()
+        })
+    }
+
     /// How many elements an array member has.
     #[must_use]
     pub fn array_len(&self, structure: &str, name: &str) -> Option<usize> {
@@ -187,7 +198,7 @@ impl Types {
     }
 
     fn all(&self) -> impl Iterator<Item = &Btf> {
-        std::iter::once(&self.vmlinux).chain(&self.module)
+        std::iter::once(&self.vmlinux).chain(self.modules.values())
     }
 }
 

@@ -94,6 +94,7 @@ impl Kernel {
             sums: u32::from(sums),
             amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),
             late: u32::from(self.iommufd_is_modular()),
+            desc_state_size: self.types.size("vring_desc_state_split").unwrap_or(0),
         }
     }
 }
@@ -175,6 +176,9 @@ impl crate::probes::Machine for Kernel {
     }
 
     fn has_driver(&self, prefix: &str) -> bool {
+        // virtio-iommu's units are called after their PCI devices.
         iommu_units().keys().any(|unit| unit.starts_with(prefix))
+            || entries(Path::new("/sys/bus/virtio/drivers").join(prefix))
+                .any(|path| file_name(&path).starts_with("virtio"))
     }
 }

@@ -7,7 +7,7 @@ use super::{
     histogram::Bounds,
     labels::DeviceKey,
     text::Exemplars,
-    watcher::{RESPONSES, STAGES},
+    watcher::{ACCESSES, RESPONSES, STAGES},
 };
 use crate::{
     event::{DomainType, ProbeId},
@@ -188,7 +188,7 @@ impl Watcher {
             for (response, count) in RESPONSES.iter().zip(counted.responses) {
                 points.count(Id::Faults, [&group, &device, response], count);
             }
-            for (access, count) in ["read", "write"].iter().zip(counted.dma_faults) {
+            for (access, count) in ACCESSES.iter().zip(counted.dma_faults) {
                 points.count(Id::DmaFaults, [&group, &device, access], count);
             }
             // Few devices make page requests, and a histogram has many series.

@@ -20,6 +20,8 @@ use crate::{
     source::SourceInfo,
 };
 
+/// What a DMA fault says of its access, as a label.
+pub(super) const ACCESSES: [&str; 3] = ["read", "write", "unknown"];
 /// What becomes of a fault, as a label.
 pub(super) const RESPONSES: [&str; 6] = ["success", "invalid", "failure", "other", "none", "partial"];
 
@@ -62,8 +64,8 @@ impl Default for Stages {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeviceCounts {
     pub responses: [u64; RESPONSES.len()],
-    /// Reads, then writes.
-    pub dma_faults: [u64; 2],
+    /// By [`ACCESSES`].
+    pub dma_faults: [u64; ACCESSES.len()],
     /// Once the device can make page requests, as far as was seen.
     pub stages: Option<Box<Stages>>,
     /// At the last look.
@@ -243,7 +245,9 @@ impl Watcher {
 
     fn dma_fault(&mut self, fault: &DmaFaultSpan) {
         let counted = self.devices.get(fault.group, fault.device.unwrap_or_default());
-        counted.dma_faults[usize::from(fault.access == "write")] += 1;
+        if let Some(at) = ACCESSES.iter().position(|access| *access == fault.access) {
+            counted.dma_faults[at] += 1;
+        }
     }
 
     fn summed(&mut self, sum: &SumSpan) {

@@ -9,16 +9,23 @@ use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId,
 
 impl Model {
     pub(super) fn dma_fault(&mut self, event: &Event, fault: &DmaFault, effects: &mut Effects) {
-        let source = SourceId(fault.source);
-        let device = self.mirror.device_by_name(Name::new(&format!("0000:{source}")));
+        let (unit, access, flags) = match event.probe {
+            ProbeId::AmdPollEvents => ("ivhd", amd_access(fault.status), Some(fault.status)),
+            ProbeId::VirtioEvents => ("virtio", virtio_access(fault.status), Some(fault.status)),
+            _ => ("dmar", if fault.read { "read" } else { "write" }, None),
+        };
+        // virtio-iommu numbers its endpoints as it likes; firmware makes those of PCI devices their requester ids.
+        let source = u16::try_from(fault.source).ok().map(|source| SourceId(source.into()));
+        let device = source.as_ref().and_then(|id| self.mirror.device_by_name(Name::new(&format!("0000:{id}"))));
         let span = DmaFaultSpan {
-            iommu: Some(format!("dmar{}", fault.seq_id)),
+            iommu: Some(format!("{unit}{}", fault.seq_id)),
             group: device.and_then(|device| device.group_id),
             device: device.map(|device| device.name),
-            source_id: Some(source.to_string()),
+            source_id: source.map(|source| source.to_string()),
             addr: fault.addr,
-            access: if fault.read { "read" } else { "write" },
+            access,
             reason: Some(fault.reason),
+            flags,
             pasid: fault.pasid,
             function: event.probe.function(),
         };
@@ -43,6 +50,7 @@ impl Model {
             // IOMMU_FAULT_READ is 0, IOMMU_FAULT_WRITE is 1.
             access: if flags & 1 == 0 { "read" } else { "write" },
             reason: None,
+            flags: None,
             pasid: None,
             function: event.probe.function(),
         };
@@ -140,6 +148,29 @@ fn descriptor(word: u64) -> &'static str {
         8 => "pasid-device-tlb",
         9 => "page-group-response",
         _ => "reserved",
+    }
+}
+
+/// The access by the flags of an entry of AMD-Vi's event log (its specification, 2.5.3), as the driver takes them: those of
+/// an interrupt request say nothing of it.
+fn amd_access(flags: u32) -> &'static str {
+    const INTERRUPT: u32 = 1 << 3;
+    const WRITE: u32 = 1 << 5;
+    match (flags & INTERRUPT, flags & WRITE) {
+        (0, 0) => "read",
+        (0, _) => "write",
+        _ => "unknown",
+    }
+}
+
+/// The access by the flags of virtio-iommu's `struct virtio_iommu_fault`.
+fn virtio_access(flags: u32) -> &'static str {
+    const READ: u32 = 1;
+    const WRITE: u32 = 1 << 1;
+    match (flags & READ, flags & WRITE) {
+        (_, WRITE) => "write",
+        (READ, _) => "read",
+        _ => "unknown",
     }
 }
 

@@ -491,7 +491,7 @@ pub struct DomainSpan {
 /// An unrecoverable fault.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DmaFaultSpan {
-    /// The IOMMU, as `dmarN`; absent where the kernel does not say.
+    /// The IOMMU, as `dmarN`, `ivhdN` or `virtioN`; absent where the kernel does not say.
     pub iommu: Option<String>,
     /// The group's number, where known.
     pub group: Option<u32>,
@@ -502,10 +502,12 @@ pub struct DmaFaultSpan {
     /// Faulting address.
     #[serde(serialize_with = "hex")]
     pub addr: u64,
-    /// `read` or `write`.
+    /// `read`, `write`, or `unknown` where the IOMMU does not say.
     pub access: &'static str,
     /// The hardware's reason number.
     pub reason: Option<u32>,
+    /// The flags of AMD-Vi's or virtio-iommu's event, as their specifications have them.
+    pub flags: Option<u32>,
     /// PASID where the request had one.
     pub pasid: Option<u32>,
     /// The probe that told.

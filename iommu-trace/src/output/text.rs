@@ -175,9 +175,16 @@ impl<W: Write> TextSink<W> {
                 Subject::default()
             }
             SpanKind::DmaFault(fault) => {
-                facts.styled(0, palette.bad, format!("{} {:#x}", fault.access, fault.addr));
+                facts.styled(
+                    0,
+                    palette.bad,
+                    format!("{} {:#x}", if fault.access == "unknown" { "access" } else { fault.access }, fault.addr),
+                );
                 if let Some(reason) = fault.reason {
                     facts.add(0, format!("reason {reason:#04x}"));
+                }
+                if let Some(flags) = fault.flags {
+                    facts.add(0, format!("flags {flags:#05x}"));
                 }
                 if let Some(source) = &fault.source_id {
                     facts.add(u8::from(fault.device.is_some()), format!("from {source}"));

@@ -73,6 +73,13 @@ pub struct Wanted {
 }
 
 impl Probe {
+    /// Whether its function is iommufd's, which may be a module that comes and goes. A driver's module stays while its IOMMU is
+    /// at work.
+    #[must_use]
+    pub fn comes_and_goes(&self) -> bool {
+        self.reach == Reach::Either && self.driver.is_empty()
+    }
+
     /// Whether its programs at the entry have nothing to do when calls are summed up: no duration is taken.
     #[must_use]
     pub fn untimed(&self, wanted: &Wanted) -> bool {
@@ -265,6 +272,12 @@ catalogue! {
     IoPageFault "io_page_fault" [enter] Tracepoint Fault;
         kernels "all"; cost "unrecoverable faults of AMD-Vi, SMMUv2 and others are not seen";
         "(struct device *dev, unsigned long iova, int flags)"
+    AmdPollEvents "amd_poll_events" [enter exit] Vmlinux Fault, driver "ivhd";
+        kernels "with AMD-Vi"; cost "unrecoverable DMA faults of AMD-Vi have no requester id and flags; those of interrupts and of devices in no domain are not seen";
+        "void iommu_poll_events(struct amd_iommu *iommu)"
+    VirtioEvents "virtio_events" [enter exit] Either Fault, driver "virtio_iommu";
+        kernels "with virtio-iommu"; cost "unrecoverable DMA faults of virtio-iommu are not seen";
+        "void viommu_event_handler(struct virtqueue *vq)"
     Map "map" [enter exit] Vmlinux Dma;
         kernels "all"; cost "mappings are not seen";
         "int iommu_map(struct iommu_domain *domain, unsigned long iova, phys_addr_t paddr, size_t size, int prot, gfp_t gfp)"

@@ -87,7 +87,22 @@ impl Plan {
     /// Plans for what is wanted.
     #[must_use]
     pub fn new(machine: &dyn Machine, wanted: &Wanted) -> Plan {
-        Plan(CATALOGUE.iter().map(|probe| plan_one(machine, wanted, probe)).collect())
+        let mut plan = Plan(CATALOGUE.iter().map(|probe| plan_one(machine, wanted, probe)).collect());
+        plan.once();
+        plan
+    }
+
+    /// Leaves out what tells again what another probe tells better: AMD-Vi's driver raises the tracepoint for some of the
+    /// entries of its event log, and those are read.
+    fn once(&mut self) {
+        if !self.has(ProbeId::AmdPollEvents) {
+            return;
+        }
+        for planned in self.0.iter_mut().filter(|planned| planned.probe.id == ProbeId::IoPageFault) {
+            planned.programs.clear();
+            planned.verdict = Verdict::NotApplicable;
+            planned.reason = Some(format!("{} tells the same faults", ProbeId::AmdPollEvents.function()));
+        }
     }
 
     /// Records that a program could not be attached: the whole probe is broken.
@@ -95,6 +110,17 @@ impl Plan {
         for planned in self.0.iter_mut().filter(|planned| planned.probe.id == id) {
             planned.verdict = Verdict::Broken;
             planned.reason = Some(reason.to_owned());
+        }
+    }
+
+    /// Records that the kernel's types tell of a function that is not there by itself: the compiler has made it a part of
+    /// its callers, or has given it another name along with other arguments.
+    pub fn inlined(&mut self, id: ProbeId) {
+        for planned in self.0.iter_mut().filter(|planned| planned.probe.id == id && planned.verdict == Verdict::Ok) {
+            planned.verdict = Verdict::Missing;
+            let function = id.function();
+            planned.reason =
+                Some(format!("this kernel has {function} in its types, and no code of that name: it is inlined"));
         }
     }
 
@@ -184,7 +210,7 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     let either = probe.reach == Reach::Either;
     let home = machine.home(function);
     if home.is_none()
-        && either
+        && probe.comes_and_goes()
         && let Some(module) = machine.awaited(function)
     {
         let reason = format!("module {module} is not loaded; the probe is attached when it is");
@@ -240,8 +266,8 @@ mod tests {
                 None
             }
         }
-        fn has_tracepoint(&self, _name: &str) -> bool {
-            false
+        fn has_tracepoint(&self, name: &str) -> bool {
+            self.vmlinux.contains(&name)
         }
         fn has_driver(&self, prefix: &str) -> bool {
             self.drivers.contains(&prefix)
@@ -328,6 +354,26 @@ mod tests {
         let planned = planned(&plan, ProbeId::ReplaceDevicePasid);
         assert_eq!(planned.verdict, Verdict::Missing);
         assert!(planned.reason.as_ref().unwrap().contains("6.15 on"), "{:?}", planned.reason);
+    }
+
+    #[test]
+    fn a_fault_that_the_event_log_tells_is_not_told_again_by_the_tracepoint() {
+        let verdict = |drivers: Vec<&'static str>| {
+            let machine = Fake { vmlinux: vec!["iommu_poll_events", "io_page_fault"], module: vec![], drivers };
+            planned(&Plan::new(&machine, &topics(&[Topic::Fault])), ProbeId::IoPageFault).verdict
+        };
+        assert_eq!(verdict(vec!["ivhd"]), Verdict::NotApplicable);
+        assert_eq!(verdict(vec!["dmar"]), Verdict::Ok);
+    }
+
+    #[test]
+    fn a_function_that_was_inlined_is_missing_and_not_broken() {
+        let machine = Fake { vmlinux: vec!["iommu_completion_wait"], module: vec![], drivers: vec!["ivhd"] };
+        let mut plan = Plan::new(&machine, &topics(&[Topic::Invalidate]));
+        plan.inlined(ProbeId::AmdCompletionWait);
+        let planned = planned(&plan, ProbeId::AmdCompletionWait);
+        assert_eq!(planned.verdict, Verdict::Missing);
+        assert!(planned.reason.as_ref().unwrap().contains("inlined"), "{:?}", planned.reason);
     }
 
     #[test]

@@ -294,6 +294,7 @@ pub fn samples() -> Vec<Span> {
             addr: 0xdead_0000,
             access: "write",
             reason: Some(5),
+            flags: None,
             pasid: None,
             function: "dmar_fault",
         }),

@@ -28,6 +28,15 @@ pub struct Claimed {
     truth: Arc<Truth>,
 }
 
+/// Neither QEMU's AMD-Vi nor its virtio-iommu remaps interrupts here, and without that the kernel hands no device to user
+/// space unless it is told to. Nothing of this machine needs protection from its own device.
+fn allow_unsafe_interrupts() {
+    for module in ["vfio_iommu_type1", "iommufd"] {
+        // Where there is no such module, there is nothing to allow.
+        let _ = fs::write(format!("/sys/module/{module}/parameters/allow_unsafe_interrupts"), "Y");
+    }
+}
+
 impl Claimed {
     /// Hands `pci` to vfio-pci.
     pub fn new(pci: Pci, truth: &Arc<Truth>) -> Result<Self> {
@@ -37,6 +46,7 @@ impl Claimed {
         if pci.group().is_none() {
             bail!(NotApplicable(format!("{} is behind no IOMMU", pci.address)));
         }
+        allow_unsafe_interrupts();
         let before = pci.unbind(truth)?;
         let claimed = Self { pci, before, truth: Arc::clone(truth) };
         claimed.pci.bind(truth, VFIO_PCI)?;
@@ -237,6 +247,8 @@ pub fn pick(named: Option<&str>) -> Result<Pci> {
         return Pci::at(address);
     }
     let mut devices: Vec<_> = Pci::all().into_iter().filter(|d| d.group().is_some() && !d.is_bridge()).collect();
+    // A virtio device at work is this guest's way to its host.
+    devices.retain(|d| d.driver().as_deref() != Some("virtio-pci"));
     devices.sort_by_key(|d| (d.ids() != Some(crate::pci::EDU), d.driver().is_some()));
     match devices.into_iter().next() {
         Some(device) => Ok(device),

@@ -2,6 +2,7 @@
 
 mod boot;
 mod broken;
+pub mod cell;
 mod clean;
 mod compare;
 mod hot;
@@ -154,6 +155,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         modules::TESTS,
         page_requests::TESTS,
         unplug::TESTS,
+        cell::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -81,6 +81,12 @@ impl Trace {
         self.start["topics"].as_array().is_some_and(|topics| topics.iter().any(|t| t == topic))
     }
 
+    /// Whether a probe is attached, as the start tells; true where it tells nothing of it.
+    pub fn has_probe(&self, function: &str) -> bool {
+        let mut probes = self.start["probes"].as_array().into_iter().flatten();
+        probes.all(|probe| probe["function"] != function || probe["verdict"] == "ok")
+    }
+
     /// Checks that start and end agree with what is between, and that every probe that this kernel has is attached.
     pub fn check_frame(&self) -> Result<()> {
         let mut counts: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
@@ -187,6 +193,7 @@ mod tests {
         let trace = trace(&[START, FREE, END]).unwrap();
         assert_eq!((trace.spans[0].ts, trace.spans[0].pid, trace.spans[0].tid), (5, 7, 8));
         assert!(trace.has_topic("attach") && !trace.has_topic("dma"));
+        assert!(trace.has_probe("f"));
         trace.check_frame().unwrap();
         trace.check_lossless().unwrap();
     }

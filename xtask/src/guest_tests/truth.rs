@@ -184,6 +184,7 @@ pub struct DmaFault {
     pub group: Option<u32>,
     pub iova: String,
     pub write: bool,
+    pub length: u64,
     #[serde(flatten)]
     pub call: Call,
 }

@@ -83,6 +83,31 @@ fn a_dma_fault_finds_its_device_by_the_requester_id() {
 }
 
 #[test]
+fn faults_of_amd_vi_and_virtio_iommu_tell_their_access_by_flags_or_not_at_all() {
+    let (amd, virtio) = ((ProbeId::AmdPollEvents, Phase::Enter), (ProbeId::VirtioEvents, Phase::Exit));
+    let cases = [
+        (amd, 0x10, 0x020, "ivhd0", "write", Some("00:02.0")),
+        (amd, 0x10, 0x000, "ivhd0", "read", Some("00:02.0")),
+        // An interrupt's request.
+        (amd, 0x10, 0x02a, "ivhd0", "unknown", Some("00:02.0")),
+        (virtio, 0x10, 0x102, "virtio0", "write", Some("00:02.0")),
+        (virtio, 0x10, 0x101, "virtio0", "read", Some("00:02.0")),
+        (virtio, 0x10, 0x100, "virtio0", "unknown", Some("00:02.0")),
+        // An endpoint that is no PCI device.
+        (virtio, 0x10010, 0x100, "virtio0", "unknown", None),
+    ];
+    for ((probe, phase), source, status, iommu, access, source_id) in cases {
+        let fault = DmaFault { source, status, addr: 0x4008, reason: 2, ..DmaFault::default() };
+        let mut script = Script::new();
+        script.by(1).event(probe, phase, Body::DmaFault(fault));
+        let effects = script.run();
+        let SpanKind::DmaFault(fault) = &effects.spans[0].kind else { panic!("{effects:?}") };
+        assert_eq!((fault.iommu.as_deref(), fault.access), (Some(iommu), access), "{probe:?} {status:#x}");
+        assert_eq!((fault.flags, fault.source_id.as_deref(), fault.addr), (Some(status), source_id, 0x4008));
+    }
+}
+
+#[test]
 fn maps_and_invalidations_begin_when_they_were_entered() {
     let mut script = Script::new();
     let map = DmaOp { domain: domain(1), iova: 0x1000, size: 4096, ret: 0, duration: 700 };

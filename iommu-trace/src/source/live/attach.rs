@@ -11,12 +11,12 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint, kprobe::KProbeLinkId},
 };
-use iommu_trace_common::{ProbeId, Settings};
+use iommu_trace_common::Settings;
 
 use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
 use crate::{
     kernel::Kernel,
-    probes::{Plan, Program, Verdict, Way},
+    probes::{Plan, Probe, Program, Verdict, Way},
 };
 
 /// The BPF programs, built by the build script.
@@ -92,8 +92,8 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
         .0
         .iter()
         .filter(|planned| matches!(planned.verdict, Verdict::Ok | Verdict::Waiting))
-        .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe.id, program.clone())))
-        .map(|(id, program)| Job { loaded: there.remove(&program.name), id, program })
+        .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe, program.clone())))
+        .map(|(probe, program)| Job { loaded: there.remove(&program.name), probe, program })
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
     let queue = Mutex::new(&mut jobs);
@@ -104,7 +104,7 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
                 while let Some(job) = next(&queue) {
                     let started = Instant::now();
                     let name = &job.program.name;
-                    match attach(job.loaded, job.id.function(), &job.program, btf) {
+                    match attach(job.loaded, job.probe, &job.program, btf) {
                         Ok(program) => tracing::trace!(
                             program = name.as_str(),
                             took = ?started.elapsed(),
@@ -113,7 +113,7 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
                         ),
                         Err(error) => {
                             let reason = format!("{} {name}: {}", job.program.way, reason(&error));
-                            broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.id, reason));
+                            broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.probe.id, reason));
                         }
                     }
                 }
@@ -122,13 +122,17 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
     });
     for (id, reason) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
         tracing::debug!(%reason, "a probe could not be attached");
-        plan.broken(id, &reason);
+        if has_no_address(&reason) {
+            plan.inlined(id);
+        } else {
+            plan.broken(id, &reason);
+        }
     }
 }
 
 /// One program to attach; `None` where the object lacks it.
 struct Job<'a> {
-    id: ProbeId,
+    probe: &'static Probe,
     program: Program,
     loaded: Option<&'a mut AyaProgram>,
 }
@@ -140,10 +144,11 @@ fn next<'a>(queue: &Mutex<&mut VecDeque<Job<'a>>>) -> Option<Job<'a>> {
 /// Loads and attaches one program, and gives it back.
 fn attach<'a>(
     loaded: Option<&'a mut AyaProgram>,
-    function: &str,
+    probe: &Probe,
     program: &Program,
     btf: &Btf,
 ) -> anyhow::Result<&'a AyaProgram> {
+    let function = probe.id.function();
     let loaded = loaded.with_context(|| format!("the BPF object has no program {}", program.name))?;
     match program.way {
         Way::FEntry => {
@@ -168,8 +173,11 @@ fn attach<'a>(
         }
         Way::KProbe | Way::KRetProbe => {
             let program: &mut KProbe = (&mut *loaded).try_into()?;
-            // Attached when the module is there: see `modules`.
             program.load()?;
+            // Otherwise attached when the module is there: see `modules`.
+            if !probe.comes_and_goes() {
+                program.attach(function, 0)?;
+            }
         }
     }
     Ok(loaded)
@@ -189,6 +197,12 @@ pub fn detach_kprobe(ebpf: &mut Ebpf, name: &str, link: KProbeLinkId) -> anyhow:
     Ok(program.detach(link)?)
 }
 
+/// Whether the verifier found the function in the kernel's types and not among its symbols
+/// (`bpf_check_attach_target` of kernel/bpf/verifier.c).
+fn has_no_address(reason: &str) -> bool {
+    reason.contains("The address of function ") && reason.contains(" cannot be found")
+}
+
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
 pub fn reason(error: &anyhow::Error) -> String {
     let mut text = Vec::new();
@@ -206,6 +220,14 @@ pub fn reason(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use crate::probes::{CATALOGUE, Reach};
+
+    #[test]
+    fn a_function_without_an_address_is_told_by_the_verifiers_words() {
+        let text = "fentry a_enter: the BPF_PROG_LOAD syscall returned No such file or directory (os error 2). Verifier \
+            output: The address of function iommu_completion_wait cannot be found | processed 0 insns";
+        assert!(has_no_address(text));
+        assert!(!has_no_address("fentry a_enter: Permission denied (os error 13)"));
+    }
 
     #[test]
     fn the_object_has_every_program_of_the_catalogue_and_no_other() {

@@ -55,6 +55,7 @@ impl Modules {
         let hooks = plan
             .0
             .iter()
+            .filter(|planned| planned.probe.comes_and_goes())
             .filter(|planned| matches!(planned.verdict, Verdict::Ok | Verdict::Waiting))
             .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe.id, program)))
             .filter(|(_, program)| matches!(program.way, Way::KProbe | Way::KRetProbe))

@@ -383,6 +383,7 @@ impl Lines<'_> {
         self.pair("access", fault.access);
         self.pair("address", &format!("{addr:#x}"));
         self.pair("reason", &fault.reason.map_or_else(|| NONE.to_owned(), |reason| format!("{reason:#04x}")));
+        self.pair("flags", &fault.flags.map_or_else(|| NONE.to_owned(), |flags| format!("{flags:#05x}")));
         self.pair("IOMMU", fault.iommu.as_deref().unwrap_or(NONE));
         self.pair("told by", fault.function);
     }

@@ -69,8 +69,12 @@ fn driver(args: &Args, pci: &Pci, group: Group, truth: &Truth) -> Result<()> {
     match pci.bind(truth, "vfio-pci") {
         Ok(()) => {
             if !args.no_failures {
-                // vfio-pci manages its own DMA, so that the group has no owner until it is opened: allowed.
-                group.set_default_domain(truth, "DMA")?;
+                // vfio-pci manages its own DMA, so that the group has no owner until it is opened: allowed. Linux 6.1
+                // refuses while any driver is bound.
+                match group.set_default_domain(truth, "DMA") {
+                    Err(f) if f.errno == libc::EBUSY => {}
+                    result => result?,
+                }
             }
             pci.unbind(truth)?;
         }

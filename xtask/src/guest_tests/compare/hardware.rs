@@ -8,9 +8,47 @@ use crate::guest_tests::{
     truth::{DmaFault, Fact, Line, Range},
 };
 
-/// VT-d's reasons: the page table entry does not allow writing, or reading.
-const REASON_WRITE: u32 = 5;
-const REASON_READ: u32 = 6;
+/// What an IOMMU tells of a DMA fault, by the function that tells it.
+struct Telling {
+    function: &'static str,
+    iommu: &'static str,
+    /// The reasons of a write and a read for which there is no mapping.
+    reasons: [u32; 2],
+    /// Whether it tells the access.
+    access: bool,
+    /// Whether an address is the page's, the access's own, or nothing at all.
+    addr: Addr,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Addr {
+    Page,
+    Exact,
+    /// QEMU's AMD-Vi writes no address (it shifts a 64-bit mask by 64), marks each request as an interrupt's, and its
+    /// flags are not those of the specification. What the guest's kernel prints is the same.
+    None,
+}
+
+const TELLINGS: [Telling; 3] = [
+    // The page table entry does not allow writing, or reading.
+    Telling { function: "dmar_fault", iommu: "dmar0", reasons: [5, 6], access: true, addr: Addr::Page },
+    // IO_PAGE_FAULT.
+    Telling { function: "iommu_poll_events", iommu: "ivhd0", reasons: [2, 2], access: false, addr: Addr::None },
+    // VIRTIO_IOMMU_FAULT_R_MAPPING. QEMU sets neither of the flags that tell the access.
+    Telling { function: "viommu_event_handler", iommu: "virtio0", reasons: [2, 2], access: false, addr: Addr::Exact },
+];
+
+impl Telling {
+    /// Whether an event is a fault of this transfer, as far as its address tells.
+    fn fits(&self, span: &Span, fault: &DmaFault) -> bool {
+        let (first, addr) = (hex(&fault.iova), hex(span.text("addr").unwrap_or_default()));
+        match self.addr {
+            Addr::Page => addr == first & !0xfff,
+            Addr::Exact => (first..first + fault.length).contains(&addr),
+            Addr::None => addr == 0 || (first..first + fault.length).contains(&addr),
+        }
+    }
+}
 
 impl Comparison<'_> {
     pub(super) fn dma_faults(&mut self) {
@@ -24,18 +62,22 @@ impl Comparison<'_> {
             })
             .collect();
         for (at, &(line, fault)) in faults.iter().enumerate() {
-            // Until the next transfer of the same kind, whose fault says the same.
-            let again =
-                faults[at + 1..].iter().find(|(_, next)| (&next.iova, next.write) == (&fault.iova, fault.write));
-            let until = (fault.call.ts1 + INTERRUPT_LATENCY).min(again.map_or(u64::MAX, |(_, next)| next.call.ts0));
+            let telling = |span: &Span| TELLINGS.iter().find(|t| Some(t.function) == span.text("function"));
+            let until = |telling: &Telling| {
+                // Until the next transfer whose fault says the same.
+                let same = |next: &DmaFault| {
+                    telling.addr == Addr::None || (&next.iova, next.write) == (&fault.iova, fault.write)
+                };
+                let again = faults[at + 1..].iter().find(|(_, next)| same(next));
+                (fault.call.ts1 + INTERRUPT_LATENCY).min(again.map_or(u64::MAX, |(_, next)| next.call.ts0))
+            };
             let candidates: Vec<usize> = (0..self.spans.len())
                 .filter(|&index| {
                     let span = self.spans[index];
                     !self.claimed[index]
                         && span.event == "dma_fault"
                         && span.ts >= fault.call.ts0
-                        && span.ts <= until
-                        && span.text("addr") == Some(&fault.iova)
+                        && telling(span).is_some_and(|t| span.ts <= until(t) && t.fits(span, fault))
                 })
                 .collect();
             if candidates.is_empty() {
@@ -47,10 +89,11 @@ impl Comparison<'_> {
                 let span = self.spans[index];
                 self.expect(line, span, "device", fault.device.as_str());
                 self.expect_known(line, span, "group", fault.group);
-                let (access, reason) = if fault.write { ("write", REASON_WRITE) } else { ("read", REASON_READ) };
-                self.expect(line, span, "access", access);
-                self.expect(line, span, "reason", reason);
-                self.expect(line, span, "iommu", "dmar0");
+                let Some(telling) = telling(span) else { continue };
+                let (access, reason) = if fault.write { ("write", 0) } else { ("read", 1) };
+                self.expect(line, span, "access", if telling.access { access } else { "unknown" });
+                self.expect(line, span, "reason", telling.reasons[reason]);
+                self.expect(line, span, "iommu", telling.iommu);
                 // As the kernel prints it, without the PCI domain.
                 self.expect(line, span, "source_id", fault.device.trim_start_matches("0000:"));
             }

@@ -286,6 +286,24 @@ mod dma {
     }
 
     #[test]
+    fn one_transfer_may_be_many_faults_of_virtio_iommu_and_of_amd_vi() {
+        let of = |function: &str, iommu: &str, addr: &str| {
+            let fault =
+                FAULT.replace("dmar_fault", function).replace("dmar0", iommu).replace("\"reason\":5", "\"reason\":2");
+            fault.replace("0xbad000", addr).replace("\"write\"", "\"unknown\"")
+        };
+        let map = || map(310, "0x10000", 12288, "0x1");
+        let virtio = |addr: &str| of("viommu_event_handler", "virtio0", addr);
+        assert_eq!(told(&[map(), virtio("0xbad000"), virtio("0xbad03c")]), "");
+        let text = told(&[map(), virtio("0xbad000"), virtio("0xbad040")]);
+        assert!(text.contains("nothing in the truth explains this event"), "{text}");
+        let amd = |addr: &str| of("iommu_poll_events", "ivhd0", addr);
+        assert_eq!(told(&[map(), amd("0x0"), amd("0x0")]), "");
+        let text = told(&[map(), amd("0x0").replace("ivhd0", "ivhd1")]);
+        assert!(text.contains("iommu: expected \"ivhd0\""), "{text}");
+    }
+
+    #[test]
     fn the_pieces_of_a_mapping_add_up_for_each_page_table() {
         let pieces = |last: u64| {
             told(&[
