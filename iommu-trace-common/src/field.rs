@@ -86,4 +86,53 @@ fields! {
     IntelCap = "intel_iommu"."cap",
     IntelSeqId = "intel_iommu"."seq_id",
     QiDescQw0 = "qi_desc"."qw0",
+    DmarDomainDomain = "dmar_domain"."domain",
+    ProtectionDomainDomain = "protection_domain"."domain",
+}
+
+impl Field {
+    /// Members of iommufd's own structures, of which nothing is known while iommufd is a module and not loaded: see [`Late`].
+    pub const LATE: [Field; 7] = [
+        Field::HwptFault,
+        Field::IommufdHandleIdev,
+        Field::IdevId,
+        Field::IdevType,
+        Field::IdevDev,
+        Field::ObjectId,
+        Field::ObjectType,
+    ];
+
+    /// The place of this member in [`Late::offsets`]; `None` for a structure of vmlinux.
+    #[must_use]
+    pub const fn late(self) -> Option<usize> {
+        match self {
+            Field::HwptFault => Some(0),
+            Field::IommufdHandleIdev => Some(1),
+            Field::IdevId => Some(2),
+            Field::IdevType => Some(3),
+            Field::IdevDev => Some(4),
+            Field::ObjectId => Some(5),
+            Field::ObjectType => Some(6),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of iommufd as a module: it may come and go while the programs stay, whose read-only globals are fixed when
+/// they are loaded. So this is a map's only value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// Offsets of [`Field::LATE`].
+    pub offsets: [u32; Field::LATE.len()],
+    /// As in [`crate::Settings`].
+    pub object_device: u32,
+    /// As in [`crate::Settings`].
+    pub iommufd_pasid_arg: u32,
+}
+
+impl Late {
+    /// While the module is not there.
+    pub const ABSENT: Late =
+        Late { offsets: [ABSENT; Field::LATE.len()], object_device: crate::NO_ID, iommufd_pasid_arg: 0 };
 }

@@ -10,7 +10,7 @@ pub mod field;
 pub mod probe;
 pub mod record;
 
-pub use field::{ABSENT, Field};
+pub use field::{ABSENT, Field, Late};
 pub use probe::{Phase, ProbeId};
 
 /// Longest device name kept, with its terminating NUL (`dev_name()` of PCI devices has 12 characters).
@@ -62,6 +62,12 @@ pub struct Settings {
     pub xa_chunk_shift: u32,
     /// Not 0: handles and fault groups are watched for their frees.
     pub track_frees: u32,
+    /// Not 0: map, unmap and invalidation are summed up, and not told one by one.
+    pub sums: u32,
+    /// Not 0: `amd_iommu_domain_flush_pages` takes the last address, not the size (from 7.0 on).
+    pub amd_flush_last: u32,
+    /// Not 0: iommufd is a module, and what its types are is told in a map: see [`Late`].
+    pub late: u32,
 }
 
 /// What a [`record::Slot`] tells.
@@ -77,6 +83,29 @@ pub mod slot {
     /// The group is complete; `pasid` is 1 when not everything of it could be followed, else 0.
     pub const END: u32 = 4;
 }
+
+/// Upper bounds of the buckets that durations are counted in when they are summed up, nanoseconds. Those of the exporter.
+pub const SUM_BOUNDS_NS: [u64; 19] = [
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+];
 
 /// Lost records by probe and phase: index `probe * 2 + phase`.
 pub type LossCounters = [u64; 2 * ProbeId::ALL.len()];

@@ -95,5 +95,9 @@ probe_ids! {
     AmdCompletionWait = "iommu_completion_wait",
     GroupShowType = "iommu_group_show_type",
     Kfree = "kfree",
+    CacheTagFlushRange = "cache_tag_flush_range",
+    CacheTagFlushAll = "cache_tag_flush_all",
+    AmdFlushPages = "amd_iommu_domain_flush_pages",
+    Sums = "sums",
     PrqEventThread = "prq_event_thread",
 }

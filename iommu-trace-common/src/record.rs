@@ -367,6 +367,38 @@ records! {
         options: u32,
     }
 
+    /// What calls are summed up by.
+    struct SumKey {
+        /// The domain, or the IOMMU of an invalidation.
+        object: u64,
+        /// The [`crate::ProbeId`] of the function.
+        probe: u32,
+        /// Kind of an invalidation: the type of VT-d's descriptor, else 0.
+        kind: u32,
+    }
+
+    /// What calls came to.
+    struct SumValue {
+        /// Calls.
+        calls: u64,
+        /// Those that failed.
+        failed: u64,
+        /// Bytes mapped or unmapped; descriptors of an invalidation.
+        amount: u64,
+        /// Time from entry to return where it is taken, in nanoseconds.
+        duration: u64,
+        /// Calls by their duration: up to each of [`crate::SUM_BOUNDS_NS`], and longer.
+        within: [u32; 20],
+    }
+
+    /// What calls came to since it was told last. Made by user space of what BPF has summed up; in recordings.
+    struct Sum {
+        /// Of what.
+        key: SumKey,
+        /// How many and how much.
+        value: SumValue,
+    }
+
     /// Entry or return of an interrupt's thread.
     struct Interrupt {
         /// The IOMMU that raised it.
@@ -399,5 +431,36 @@ records! {
         users: u32,
         /// Zero.
         pad: u32,
+    }
+}
+
+impl SumValue {
+    /// No call yet.
+    pub const ZERO: SumValue = SumValue { calls: 0, failed: 0, amount: 0, duration: 0, within: [0; 20] };
+
+    /// Both.
+    #[must_use]
+    pub fn plus(&self, other: &SumValue) -> SumValue {
+        self.with(other, u64::wrapping_add, u32::wrapping_add)
+    }
+
+    /// What is in this, and was not in an earlier one.
+    #[must_use]
+    pub fn minus(&self, earlier: &SumValue) -> SumValue {
+        self.with(earlier, u64::wrapping_sub, u32::wrapping_sub)
+    }
+
+    fn with(&self, other: &SumValue, long: fn(u64, u64) -> u64, short: fn(u32, u32) -> u32) -> SumValue {
+        let mut within = self.within;
+        for (mine, theirs) in within.iter_mut().zip(other.within) {
+            *mine = short(*mine, theirs);
+        }
+        SumValue {
+            calls: long(self.calls, other.calls),
+            failed: long(self.failed, other.failed),
+            amount: long(self.amount, other.amount),
+            duration: long(self.duration, other.duration),
+            within,
+        }
     }
 }

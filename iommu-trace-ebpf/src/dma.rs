@@ -1,10 +1,12 @@
-//! Map and unmap, streamed on demand.
+//! Map and unmap: summed up, or told one by one.
 
 use iommu_trace_common::{Phase, ProbeId, record::Dma};
 
 use crate::{
     out::{emit, set},
     probe::{Args, Ret, on_enter, on_exit},
+    read::setting,
+    sum,
 };
 
 use self::start::{Key, begin, end, running};
@@ -62,6 +64,18 @@ pub mod start {
     }
 }
 
+/// Bytes that were mapped or unmapped.
+#[inline(always)]
+fn done(probe: ProbeId, size: u64, ret: i64) -> u64 {
+    match probe {
+        ProbeId::Map | ProbeId::MapNosync if ret < 0 => 0,
+        ProbeId::Map | ProbeId::MapNosync => size,
+        // The others return it.
+        _ if ret < 0 => 0,
+        _ => ret as u64,
+    }
+}
+
 /// A scatter-gather map calls the other map functions for its parts, at addresses of their own.
 #[inline(always)]
 fn sg_key() -> Key {
@@ -70,6 +84,11 @@ fn sg_key() -> Key {
 
 #[inline(always)]
 fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i64) {
+    if setting!(sums) != 0 {
+        // No programs are at the entries then: nothing is known of the duration.
+        sum::add(probe, ctx.arg(0), 0, ret < 0, done(probe, size, ret), None);
+        return;
+    }
     if let Some(duration) = end(key) {
         emit(ctx, probe, Phase::Exit, |record: *mut Dma| {
             set!(record, { domain: ctx.arg(0), iova: ctx.arg(1), size: size, ret: ret, duration: duration });

@@ -235,7 +235,7 @@ macro_rules! on_idev {
 
 #[inline(always)]
 fn pasid_arg(ctx: &impl Args) -> u32 {
-    if read::setting!(iommufd_pasid_arg) != 0 { ctx.arg(1) as u32 } else { 0 }
+    if read::iommufd_pasid_arg() { ctx.arg(1) as u32 } else { 0 }
 }
 
 // void iommufd_device_unbind(struct iommufd_device *idev)

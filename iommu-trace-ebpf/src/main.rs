@@ -25,6 +25,8 @@ mod read;
 #[cfg(target_arch = "bpf")]
 mod snapshot;
 #[cfg(target_arch = "bpf")]
+mod sum;
+#[cfg(target_arch = "bpf")]
 mod sva;
 
 /// The kernel's tracing helpers are for programs under a licence that is compatible with the GPL.

@@ -1,11 +1,15 @@
 //! Reads kernel structures through the offsets that user space found in the running kernel's BTF.
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel,
-    generated::{bpf_probe_read_kernel as bpf_probe_read_kernel_raw, bpf_probe_read_kernel_str},
+use aya_ebpf::{
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_probe_read_kernel as bpf_probe_read_kernel_raw, bpf_probe_read_kernel_str},
+    },
+    macros::map,
+    maps::Array,
 };
 use iommu_trace_common::{
-    ABSENT, Field, NAME_LEN, NO_ID, Settings, owner,
+    ABSENT, Field, Late, NAME_LEN, NO_ID, Settings, owner,
     record::{Device, Handle},
 };
 
@@ -27,10 +31,10 @@ pub(crate) static SETTINGS: Settings = Settings {
     tagged_slots: 0,
     xa_chunk_shift: 6,
     track_frees: 0,
+    sums: 0,
+    amd_flush_last: 0,
+    late: 0,
 };
-
-/// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.
-const DOMAIN_SVA: u32 = 16;
 
 /// One of this run's settings. Read through a volatile, so that the compiler does not take the initial values for the
 /// real ones; the verifier knows the real ones and drops the branches they rule out.
@@ -42,9 +46,49 @@ macro_rules! setting {
 }
 pub(crate) use setting;
 
+/// What is known of iommufd while it is a module: one value, written by user space when the module comes and goes.
+#[map]
+static LATE: Array<Late> = Array::with_max_entries(1, 0);
+
+/// That value.
+#[inline(always)]
+fn late() -> Option<*const Late> {
+    LATE.get_ptr(0)
+}
+
+/// `IOMMUFD_OBJ_DEVICE`.
+#[inline(always)]
+fn object_device() -> u32 {
+    if setting!(late) == 0 {
+        return setting!(object_device);
+    }
+    // SAFETY: the pointer is to the map's value, which stays; user space writes whole words.
+    late().map_or(NO_ID, |late| unsafe { (&raw const (*late).object_device).read_volatile() })
+}
+
+/// Whether iommufd's functions are given a PASID.
+#[inline(always)]
+pub fn iommufd_pasid_arg() -> bool {
+    if setting!(late) == 0 {
+        return setting!(iommufd_pasid_arg) != 0;
+    }
+    // SAFETY: as above.
+    late().is_some_and(|late| unsafe { (&raw const (*late).iommufd_pasid_arg).read_volatile() } != 0)
+}
+
+/// `IOMMU_DOMAIN_SVA`, which names the owner where domains have no cookie type.
+const DOMAIN_SVA: u32 = 16;
+
 /// The offset of a member, `None` where this kernel lacks it.
 #[inline(always)]
 pub fn offset(field: Field) -> Option<u64> {
+    if let Some(place) = field.late()
+        && setting!(late) != 0
+    {
+        // SAFETY: the pointer is to the map's value, which stays; user space writes whole words.
+        let offset = unsafe { (&raw const (*late()?).offsets).cast::<u32>().add(place).read_volatile() };
+        return if offset == ABSENT { None } else { Some(offset as u64) };
+    }
     // SAFETY: a read-only global; `Field::COUNT` is its length.
     let offset = unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) };
     if offset == ABSENT { None } else { Some(offset as u64) }
@@ -172,7 +216,7 @@ pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
     } else if owner == owner::UNKNOWN && handle != 0 && offset(Field::DomainCookieType).is_none() {
         // The domain cannot tell. Where an iommufd device object lies beside the handle, the handle is iommufd's.
         let beside = ptr(handle, Field::IommufdHandleIdev);
-        if get::<u32>(beside, Field::IdevType) == Some(setting!(object_device))
+        if get::<u32>(beside, Field::IdevType) == Some(object_device())
             && ptr(ptr(beside, Field::IdevDev), Field::DeviceIommuGroup) != 0
         {
             owner = owner::IOMMUFD;

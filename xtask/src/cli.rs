@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{demo, kernel, picture, selftests, setup, test, vm};
+use crate::{demo, kernel, picture, prototypes, selftests, setup, test, vm};
 
 /// Builds, kernels, virtual machines and tests of iommu-trace
 #[derive(Parser, Debug)]
@@ -27,6 +27,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Take a picture of the dashboard, from a real run in a guest
     Picture(picture::Arguments),
+    /// Compare kernels' functions with what the probes were written against
+    Prototypes(prototypes::Arguments),
     /// Build the kernel's own selftests of iommufd
     Selftests(selftests::Arguments),
     /// Run every check and test
@@ -63,6 +65,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Vm(arguments) => vm::command_main(arguments),
         Command::Demo(arguments) => demo::main(arguments),
         Command::Picture(arguments) => picture::main(arguments),
+        Command::Prototypes(arguments) => prototypes::main(arguments),
         Command::Selftests(arguments) => selftests::main(arguments).map(|()| 0),
         Command::Test(arguments) => test::main(arguments),
     }

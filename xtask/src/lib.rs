@@ -22,6 +22,7 @@ pub mod picture;
 pub mod programs;
 pub mod progress;
 pub mod prometheus;
+pub mod prototypes;
 pub mod qemu;
 pub mod selftests;
 pub mod setup;

@@ -151,7 +151,7 @@ const ROWS: &[Row] = &[
         essential: false,
         look: |root| root.iommufd(),
         cost: "no device is attached through iommufd, and no page fault goes to user space",
-        remedy: "modprobe iommufd, before the trace begins",
+        remedy: "modprobe iommufd: a trace that runs already takes it up",
     },
     Row {
         name: "IOMMU",
@@ -323,11 +323,12 @@ impl Report {
         let count = |verdict| self.probes.iter().filter(|probe| probe.verdict == verdict).count();
         let how = if self.attached { "attached to try them, and detached" } else { "planned, not tried" };
         let title = format!(
-            "{} probes ({how}): {} ok, {} missing, {} broken, {} not applicable",
+            "{} probes ({how}): {} ok, {} missing, {} broken, {} waiting, {} not applicable",
             self.probes.len(),
             count(Verdict::Ok),
             count(Verdict::Missing),
             count(Verdict::Broken),
+            count(Verdict::Waiting),
             count(Verdict::NotApplicable)
         );
         writeln!(text, "{}", strong(title))?;
@@ -336,6 +337,7 @@ impl Report {
                 Verdict::Ok => ("ok", palette.good),
                 Verdict::Missing => ("missing", palette.warn),
                 Verdict::Broken => ("BROKEN", palette.bad),
+                Verdict::Waiting => ("waiting", palette.dim),
                 Verdict::NotApplicable => ("n/a", palette.dim),
             };
             writeln!(
@@ -386,7 +388,7 @@ fn paint(style: anstyle::Style, text: &str) -> String {
 impl Doctor {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let topics = Topic::value_variants();
-        let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true };
+        let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true, sums: false };
         let planned = || Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
         let root = Path::new("/");
         let mut report = Report::collect(root, planned(), false);

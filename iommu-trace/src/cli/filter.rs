@@ -62,10 +62,11 @@ impl Facets {
             SpanKind::DeviceAdd(s) | SpanKind::DeviceRemove(s) | SpanKind::ResetPrepare(s) | SpanKind::ResetDone(s) => {
                 (s.group, Some(s.device), None, None)
             }
-            SpanKind::DomainFree(_) | SpanKind::Lost(_) => (None, None, None, None),
+            SpanKind::DomainFree(_) | SpanKind::Sum(_) | SpanKind::Lost(_) => (None, None, None, None),
             SpanKind::DmaFault(s) => (s.group, s.device, Some(s.pasid.unwrap_or(0)), None),
             SpanKind::Map(s) | SpanKind::Unmap(s) => (None, None, None, Some(s.duration_ns)),
             SpanKind::Invalidate(s) => (None, None, None, Some(s.duration_ns)),
+            SpanKind::Flush(s) => (None, None, None, Some(s.duration_ns)),
         };
         Facets { group, device, pasid, latency_ns }
     }

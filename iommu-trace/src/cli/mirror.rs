@@ -18,7 +18,7 @@ pub fn unseen(info: &SourceInfo) -> ProbeSet {
             Some((probe.verdict, ProbeId::ALL.iter().copied().find(|id| id.function() == probe.function)?))
         })
         .filter(|&(verdict, id)| match verdict {
-            Verdict::Ok | Verdict::Missing => false,
+            Verdict::Ok | Verdict::Missing | Verdict::Waiting => false,
             Verdict::Broken => true,
             Verdict::NotApplicable => !has_driver(id),
         })

@@ -8,6 +8,7 @@ use super::parse::{self, PidArg};
 use crate::{
     model::span::Topic,
     output::{Format, TimeForm},
+    source::live::LiveOptions,
 };
 
 /// What every consumer takes.
@@ -25,6 +26,21 @@ pub struct ConsumerOptions {
     /// How it is traced.
     #[command(flatten)]
     pub live: LiveArgs,
+}
+
+/// The topics that are summed up with `--sums`.
+const SUMMED: [Topic; 2] = [Topic::Dma, Topic::Invalidate];
+
+impl LiveArgs {
+    /// Has the topics with sums in them, where sums are wanted: by the option or, where that is the habit of the command,
+    /// unless `topics` is not what it is when nobody says anything. Of a recording, what it has is taken.
+    pub fn settle_sums(&mut self, topics: &mut Vec<Topic>, habit: bool) {
+        let unsaid = *topics == LiveOptions::default().topics;
+        self.sums |= habit && unsaid;
+        if self.sums {
+            topics.extend(SUMMED.into_iter().filter(|topic| !topics.contains(topic)).collect::<Vec<_>>());
+        }
+    }
 }
 
 /// What is shown. Options of different names must all match, several values of one are alternatives.
@@ -145,6 +161,11 @@ pub struct LiveArgs {
     /// a little at each free in the kernel.
     #[arg(long)]
     pub track_frees: bool,
+
+    /// Sum map, unmap and invalidation up in the kernel, and tell each second what they came to, in place of an event for
+    /// each call. `stats`, `serve` and `top` do so unless --events names topics.
+    #[arg(long)]
+    pub sums: bool,
 
     /// Tell on standard error what the tracer itself does; twice for more.
     #[arg(short, long, action = clap::ArgAction::Count)]

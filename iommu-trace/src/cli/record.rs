@@ -138,7 +138,9 @@ impl RecordArgs {
 
 impl Record {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        let arguments = &self.arguments;
+        let mut arguments = self.arguments.clone();
+        arguments.live.settle_sums(&mut arguments.events, false);
+        let arguments = &arguments;
         log::to_stderr(arguments.live.verbose);
         // Before anything is attached, so that a slip of the finger costs nothing.
         arguments.target()?;

@@ -142,7 +142,9 @@ impl ServeArgs {
 
 impl Serve {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        let arguments = &self.arguments;
+        let mut arguments = self.arguments.clone();
+        arguments.live.settle_sums(&mut arguments.events, true);
+        let arguments = &arguments;
         log::to_stderr(arguments.live.verbose);
         // What can be wrong shows before a probe is attached.
         let exporter = Exporter::bind(arguments.options()?)?;

@@ -25,6 +25,7 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<d
         verbose: options.live.verbose > 0,
         track_frees: options.live.track_frees,
         snapshot: true,
+        sums: options.live.sums,
     })?;
     let Some(target) = target else { return Ok(source) };
     let header = Header::new(source.info(), topics, &command_words(&options.stop));

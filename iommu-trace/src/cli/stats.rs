@@ -104,7 +104,9 @@ impl StatsArgs {
 
 impl Stats {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        let arguments = &self.arguments;
+        let mut arguments = self.arguments.clone();
+        arguments.live.settle_sums(&mut arguments.select.events, true);
+        let arguments = &arguments;
         log::to_stderr(arguments.live.verbose);
         Filter::new(&arguments.select)?;
         for file in &arguments.files {

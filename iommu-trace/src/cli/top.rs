@@ -52,7 +52,8 @@ pub struct Top {
     #[command(flatten)]
     select: SelectArgs,
 
-    /// Trace map, unmap and invalidation, too, for the DMA view: they are many, and cost a little each.
+    /// Trace each map, unmap and invalidation for the DMA view, with durations, in place of their sums: they are many, and
+    /// cost a little each.
     #[arg(
         long,
         conflicts_with = "from",
@@ -133,10 +134,11 @@ impl Top {
 
     /// The running kernel.
     fn running(&self, verbose: u8) -> anyhow::Result<Opened> {
-        let mut topics = self.select.events.clone();
+        let (mut live, mut topics) = (self.live.clone(), self.select.events.clone());
         if self.dma {
             topics.extend([Topic::Dma, Topic::Invalidate]);
         }
+        live.settle_sums(&mut topics, true);
         topics.sort_unstable();
         topics.dedup();
         let target = self.live.from.record.as_deref().map(Target::new).transpose()?;
@@ -147,6 +149,7 @@ impl Top {
             verbose: verbose > 0,
             track_frees: self.live.track_frees,
             snapshot: true,
+            sums: live.sums,
         })?;
         if let Some(target) = target {
             let words: Vec<String> = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();

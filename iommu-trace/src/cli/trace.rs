@@ -25,7 +25,9 @@ pub struct Trace {
 
 impl Trace {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        let options = &self.options;
+        let mut options = self.options.clone();
+        options.live.settle_sums(&mut options.select.events, false);
+        let options = &options;
         log::to_stderr(options.live.verbose);
         let run = Run::new(options)?;
         if options.live.from.from.is_none() {

@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use super::{
     Body, Change, Delivered, DeviceRef, DmaFault, DmaOp, DomainType, Event, FaultGroup, FileOp, HandleRef, Invalidate,
     IommufdOp, Lookup, ObjectOp, OwnerHint, PageResponse, Phase, ProbeId, Ptr, QueueOp, Report, SlotState, SlotWhat,
-    SvaOp, Task, Text,
+    Sum, SvaOp, Task, Text,
 };
 
 /// Why bytes are no record.
@@ -126,6 +126,15 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
         (P::PrqEventThread, _) => Body::Interrupt { iommu: Ptr(read::<record::Interrupt>(probe, payload)?.iommu) },
         (P::Map | P::MapSg | P::MapNosync | P::Unmap | P::UnmapFast, Phase::Exit) => {
             Body::Dma(read::<record::Dma>(probe, payload)?.into())
+        }
+        (P::CacheTagFlushRange | P::CacheTagFlushAll | P::AmdFlushPages, Phase::Exit) => {
+            Body::Flush(read::<record::Dma>(probe, payload)?.into())
+        }
+        (P::Sums, Phase::Exit) => {
+            let raw = read::<record::Sum>(probe, payload)?;
+            let sum = Sum::new(&raw.key, &raw.value)
+                .ok_or(DecodeError::OutOfRange("the function of a sum", u64::from(raw.key.probe)))?;
+            Body::Sum(Box::new(sum))
         }
         (P::QiSubmitSync | P::AmdCompletionWait, Phase::Exit) => {
             Body::Invalidate(read::<record::Invalidate>(probe, payload)?.into())

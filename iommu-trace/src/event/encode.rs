@@ -69,8 +69,9 @@ pub fn encode_body(event: &Event, out: &mut Vec<u8>) -> Result<(), NoRecord> {
             put(out, &record::IoPageFault { device: device(seen), iova: *iova, flags: *flags, pad: 0 });
         }
         Body::Interrupt { iommu } => put(out, &record::Interrupt { iommu: iommu.0 }),
-        Body::Dma(op) => put(out, &dma(op)),
+        Body::Dma(op) | Body::Flush(op) => put(out, &dma(op)),
         Body::Invalidate(op) => put(out, &invalidate(op)),
+        Body::Sum(sum) => put(out, &sum.record()),
         Body::Prepared { ret, recovering } => {
             put(out, &record::Prepared { ret: *ret, recovering: id(*recovering), pad: 0 });
         }

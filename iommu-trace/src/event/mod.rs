@@ -6,10 +6,12 @@
 
 mod decode;
 mod encode;
+mod sum;
 mod types;
 
 pub use decode::{DecodeError, decode, decode_body};
 pub use encode::{NoRecord, encode, encode_body};
+pub use sum::Sum;
 pub use types::*;
 
 pub use iommu_trace_common::{Phase, ProbeId};

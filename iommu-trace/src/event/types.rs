@@ -706,6 +706,10 @@ pub enum Body {
     Dma(DmaOp),
     /// A queued invalidation.
     Invalidate(Invalidate),
+    /// A flush of what IOMMUs have cached of a domain.
+    Flush(DmaOp),
+    /// What calls of a hot function came to.
+    Sum(Box<super::Sum>),
     /// Return of a reset's prepare.
     Prepared {
         /// 0 or the negative errno.

@@ -270,6 +270,17 @@ impl Observer for Tables {
         match &span.kind {
             SpanKind::Fault(fault) => self.fault(span, fault),
             SpanKind::Map(dma) | SpanKind::Unmap(dma) => self.operation(span, Operation::of_dma(dma)),
+            SpanKind::Flush(flush) => self.operation(
+                span,
+                Operation {
+                    function: flush.function,
+                    domain: Some(flush.domain.0),
+                    addr: Some(flush.addr),
+                    size: Some(flush.size),
+                    duration_ns: flush.duration_ns,
+                    ..Operation::default()
+                },
+            ),
             SpanKind::Invalidate(of) => self.operation(
                 span,
                 Operation {

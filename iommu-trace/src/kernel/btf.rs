@@ -1,19 +1,19 @@
 //! Questions to the kernel's own type information.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use btf_rs::{Btf, BtfType, Struct, Type};
 
-/// Modules whose functions and types are of interest when they are not built in.
-const MODULES: [&str; 1] = ["iommufd"];
+/// The module whose functions and types are of interest when it is not built in.
+pub const MODULE: &str = "iommufd";
 /// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
 
-/// The types of vmlinux and of the modules we know.
+/// The types of vmlinux and of the module we know.
 pub struct Types {
     vmlinux: Btf,
-    modules: BTreeMap<String, Btf>,
+    module: Option<Btf>,
 }
 
 /// A type of vmlinux that a program attaches by.
@@ -59,16 +59,22 @@ impl Types {
         }
         let vmlinux =
             Btf::from_file(&path).with_context(|| format!("cannot read the kernel's types from {}", path.display()))?;
-        let mut modules = BTreeMap::new();
-        for module in MODULES {
-            let path = dir.join(module);
-            if path.exists() {
-                let types = Btf::from_split_file(&path, &vmlinux)
-                    .with_context(|| format!("cannot read the types of module {module} from {}", path.display()))?;
-                modules.insert(module.to_owned(), types);
-            }
-        }
-        Ok(Types { vmlinux, modules })
+        let mut types = Types { vmlinux, module: None };
+        types.reload(dir)?;
+        Ok(types)
+    }
+
+    /// Reads the module's types again: it has come or gone.
+    pub fn reload(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let path = dir.join(MODULE);
+        self.module = match std::fs::read(&path) {
+            Ok(bytes) => Some(
+                Btf::from_split_bytes(&bytes, &self.vmlinux)
+                    .with_context(|| format!("cannot read the types of module {MODULE} from {}", path.display()))?,
+            ),
+            Err(_) => None,
+        };
+        Ok(())
     }
 
     /// Whether vmlinux has this function.
@@ -108,21 +114,30 @@ impl Types {
     /// Which loaded module has this function.
     #[must_use]
     pub fn module_of_function(&self, name: &str) -> Option<&str> {
-        self.modules.iter().find(|(_, btf)| function(btf, name).is_some()).map(|(module, _)| module.as_str())
+        self.module.as_ref().filter(|btf| function(btf, name).is_some()).map(|_| MODULE)
     }
 
     /// The prototype of a function.
     #[must_use]
     pub fn prototype(&self, name: &str) -> Option<Prototype> {
-        self.all().find_map(|btf| {
-            let Type::FuncProto(proto) = btf.resolve_chained_type(&function(btf, name)?).ok()? else { return None };
-            let parameters = proto
-                .parameters
-                .iter()
-                .map(|p| (spell(btf, btf.resolve_chained_type(p).ok(), 0), btf.resolve_name(p).unwrap_or_default()))
-                .collect();
-            Some(Prototype { returns: spell(btf, btf.resolve_type_by_id(proto.return_type_id()).ok(), 0), parameters })
-        })
+        self.all().find_map(|btf| as_prototype(btf, btf.resolve_chained_type(&function(btf, name)?).ok()?))
+    }
+
+    /// The prototype of a tracepoint, without the first argument, which every probe function is given for itself.
+    #[must_use]
+    pub fn tracepoint_prototype(&self, name: &str) -> Option<Prototype> {
+        let btf = &self.vmlinux;
+        let types = btf.resolve_types_by_name(&format!("btf_trace_{name}")).ok()?;
+        let Type::Ptr(pointer) = types.into_iter().find_map(|ty| match ty {
+            Type::Typedef(typedef) => btf.resolve_chained_type(&typedef).ok(),
+            _ => None,
+        })?
+        else {
+            return None;
+        };
+        let mut prototype = as_prototype(btf, btf.resolve_chained_type(&pointer).ok()?)?;
+        prototype.parameters.drain(..1.min(prototype.parameters.len()));
+        Some(prototype)
     }
 
     /// The value of an enumerator.
@@ -172,7 +187,7 @@ impl Types {
     }
 
     fn all(&self) -> impl Iterator<Item = &Btf> {
-        std::iter::once(&self.vmlinux).chain(self.modules.values())
+        std::iter::once(&self.vmlinux).chain(&self.module)
     }
 }
 
@@ -181,6 +196,16 @@ fn function(btf: &Btf, name: &str) -> Option<btf_rs::Func> {
         Type::Func(function) => Some(function),
         _ => None,
     })
+}
+
+fn as_prototype(btf: &Btf, ty: Type) -> Option<Prototype> {
+    let Type::FuncProto(proto) = ty else { return None };
+    let parameters = proto
+        .parameters
+        .iter()
+        .map(|p| (spell(btf, btf.resolve_chained_type(p).ok(), 0), btf.resolve_name(p).unwrap_or_default()))
+        .collect();
+    Some(Prototype { returns: spell(btf, btf.resolve_type_by_id(proto.return_type_id()).ok(), 0), parameters })
 }
 
 fn as_struct(ty: Type) -> Option<Struct> {

@@ -1,6 +1,7 @@
 //! What this kernel is: its types, symbols, and how it treats attach handles.
 
 mod btf;
+mod late;
 mod offsets;
 pub mod privileges;
 mod symbols;
@@ -15,7 +16,8 @@ use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
 
 use crate::model::Features;
 
-pub use btf::{AttachTarget, Prototype, TargetKind, Types};
+pub use btf::{AttachTarget, MODULE, Prototype, TargetKind, Types};
+pub use late::{Presence, in_use};
 pub use offsets::Offsets;
 pub use symbols::Symbols;
 
@@ -67,7 +69,7 @@ impl Kernel {
             store_after_op: has(ProbeId::ReplaceDevicePasid),
             tagged_slots: self.offsets.get(Field::DomainCookieType).is_some(),
             handles: has(ProbeId::AttachHandleGet),
-            iommufd: has(ProbeId::IommufdBind),
+            iommufd: has(ProbeId::IommufdBind) || self.awaits_iommufd(),
             reset_blocking: has(ProbeId::ResetPrepare),
             group_dequeue: has(ProbeId::GroupDequeue),
             ..Features::default()
@@ -76,7 +78,7 @@ impl Kernel {
 
     /// What the BPF programs are told besides offsets.
     #[must_use]
-    pub fn settings(&self, stacks: bool, track_frees: bool) -> Settings {
+    pub fn settings(&self, stacks: bool, track_frees: bool, sums: bool) -> Settings {
         let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
         let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
         Settings {
@@ -89,6 +91,9 @@ impl Kernel {
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
             track_frees: u32::from(track_frees),
+            sums: u32::from(sums),
+            amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),
+            late: u32::from(self.iommufd_is_modular()),
         }
     }
 }
@@ -155,6 +160,14 @@ fn machine() -> String {
 impl crate::probes::Machine for Kernel {
     fn home(&self, function: &str) -> Option<Home> {
         Kernel::home(self, function)
+    }
+
+    fn awaited(&self, _function: &str) -> Option<&str> {
+        self.awaits_iommufd().then_some(MODULE)
+    }
+
+    fn kprobes_refused(&self) -> Option<String> {
+        late::kprobes_refused()
     }
 
     fn has_tracepoint(&self, name: &str) -> bool {

@@ -23,6 +23,12 @@ impl Symbols {
         Symbols::parse(file).with_context(|| format!("cannot read {KALLSYMS}"))
     }
 
+    /// The address of one symbol of the running kernel; `None` where there is none or addresses are hidden from this user.
+    #[must_use]
+    pub fn address(name: &str) -> Option<u64> {
+        find(File::open(KALLSYMS).ok()?, name)
+    }
+
     /// Reads a symbol table in the format of `/proc/kallsyms`. Lines that make no sense are passed over.
     pub fn parse(reader: impl Read) -> std::io::Result<Symbols> {
         let mut table = Vec::new();
@@ -73,6 +79,20 @@ impl Symbols {
     }
 }
 
+fn find(table: impl Read, name: &str) -> Option<u64> {
+    let mut lines = BufReader::with_capacity(1 << 16, table);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).ok()? > 0 {
+        if let Some(symbol) = parse_line(&line)
+            && symbol.name == name
+        {
+            return Some(symbol.addr).filter(|&addr| addr != 0);
+        }
+        line.clear();
+    }
+    None
+}
+
 struct Line<'a> {
     addr: u64,
     is_text: bool,
@@ -111,6 +131,13 @@ nonsense
         assert_eq!(symbols.name(0xffff_ffff_8100_0110), "iommu_map+0x10");
         assert_eq!(symbols.name(0xffff_ffff_8100_0190), "iommu_map+0x90");
         assert_eq!(symbols.name(0xffff_ffff_c020_0004), "iommufd_device_bind+0x4 [iommufd]");
+    }
+
+    #[test]
+    fn one_symbol_is_found_unless_its_address_is_hidden() {
+        assert_eq!(find(TABLE.as_bytes(), "iommu_map"), Some(0xffff_ffff_8100_0100));
+        assert_eq!(find(TABLE.as_bytes(), "iommu"), None);
+        assert_eq!(find(TABLE.as_bytes(), "hidden"), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! serve-built-7.3`, 60 faults) 49 look-ups took up to 10 µs, the slowest up to 10 ms, and the mirror's own 53 times up to
 //! 1 µs. Prometheus draws a straight line within a bucket, so steps of 2 to 2.5 tell a quantile no worse than that.
 
+use iommu_trace_common::SUM_BOUNDS_NS;
+
 /// What the buckets are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bounds {
@@ -12,28 +14,6 @@ pub enum Bounds {
     /// What user space, or another CPU, takes part in: 1 µs to 30 s. 10 s is when a page request counts as unanswered.
     User,
 }
-
-const KERNEL_NS: [u64; 19] = [
-    100,
-    250,
-    500,
-    1_000,
-    2_500,
-    5_000,
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-];
 
 const USER_NS: [u64; 23] = [
     1_000,
@@ -66,7 +46,7 @@ impl Bounds {
     #[must_use]
     pub fn nanoseconds(self) -> &'static [u64] {
         match self {
-            Bounds::Kernel => &KERNEL_NS,
+            Bounds::Kernel => &SUM_BOUNDS_NS,
             Bounds::User => &USER_NS,
         }
     }
@@ -113,6 +93,14 @@ impl Histogram {
             *counted = counted.saturating_add(count);
         }
         self.sum_ns = self.sum_ns.saturating_add(u128::from(ns) * u128::from(count));
+    }
+
+    /// Takes note of observations that were sorted into the same buckets already, and of their sum.
+    pub fn observe_sorted(&mut self, counts: &[u32], sum_ns: u64) {
+        for (counted, &more) in self.counts.iter_mut().zip(counts) {
+            *counted = counted.saturating_add(u64::from(more));
+        }
+        self.sum_ns = self.sum_ns.saturating_add(u128::from(sum_ns));
     }
 
     /// The bounds.

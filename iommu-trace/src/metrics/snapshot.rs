@@ -154,6 +154,7 @@ impl Watcher {
             (Verdict::Ok, "ok"),
             (Verdict::Missing, "missing"),
             (Verdict::Broken, "broken"),
+            (Verdict::Waiting, "waiting"),
             (Verdict::NotApplicable, "not_applicable"),
         ] {
             let count = info.probes.iter().filter(|probe| probe.verdict == verdict).count();
@@ -263,7 +264,10 @@ impl Watcher {
             points.count(Id::Mappings, [operation, "ok"], calls.ok);
             points.count(Id::Mappings, [operation, "error"], calls.failed);
             points.count(Id::Mapped, [operation], calls.bytes);
-            points.observed(Id::Mapping, [operation], &calls.took);
+            // Of calls that were summed up no times are known: that is not the same as none.
+            if calls.took.count() == calls.ok + calls.failed {
+                points.observed(Id::Mapping, [operation], &calls.took);
+            }
         }
         for (kind, took) in &self.invalidations {
             points.observed(Id::Invalidation, [kind], took);

@@ -15,7 +15,7 @@ use crate::{
     event::{Body, Event, Lookup, ProbeId, ResponseCode},
     model::{
         Effects, Model, RuleId, RuleSet, Severity,
-        span::{ChangeSpan, DmaFaultSpan, DmaSpan, FaultSpan, Owner, Span, SpanKind, Topic},
+        span::{ChangeSpan, DmaFaultSpan, DmaSpan, FaultSpan, Owner, Span, SpanKind, SumSpan, Topic},
     },
     source::SourceInfo,
 };
@@ -190,7 +190,9 @@ impl Watcher {
                 let took = self.invalidations.entry(call.kind).or_insert_with(|| Histogram::new(Bounds::Kernel));
                 took.observe(call.duration_ns);
             }
+            SpanKind::Sum(sum) => self.summed(sum),
             SpanKind::FaultStage(_)
+            | SpanKind::Flush(_)
             | SpanKind::SvaBind(_)
             | SpanKind::SvaUnbind(_)
             | SpanKind::IopfEnable(_)
@@ -242,6 +244,18 @@ impl Watcher {
     fn dma_fault(&mut self, fault: &DmaFaultSpan) {
         let counted = self.devices.get(fault.group, fault.device.unwrap_or_default());
         counted.dma_faults[usize::from(fault.access == "write")] += 1;
+    }
+
+    fn summed(&mut self, sum: &SumSpan) {
+        if let Some(calls) = self.mappings.get_mut(sum.of.name()) {
+            calls.failed += sum.failed;
+            calls.ok += sum.calls.saturating_sub(sum.failed);
+            calls.bytes = calls.bytes.saturating_add(sum.bytes.unwrap_or(0));
+        }
+        if let (Some(kind), Some(within)) = (sum.kind, &sum.within) {
+            let took = self.invalidations.entry(kind).or_insert_with(|| Histogram::new(Bounds::Kernel));
+            took.observe_sorted(&within[..], sum.duration_ns.unwrap_or(0));
+        }
     }
 
     fn mapped(&mut self, what: &'static str, call: &DmaSpan) {

@@ -29,7 +29,7 @@ pub struct Counts {
 pub struct SpanCounts([u64; SPAN_NAMES.len()]);
 
 /// Public names in the order of [`index`].
-const SPAN_NAMES: [&str; 22] = [
+const SPAN_NAMES: [&str; 24] = [
     "attach",
     "replace",
     "detach",
@@ -52,6 +52,8 @@ const SPAN_NAMES: [&str; 22] = [
     "reset_prepare",
     "reset_done",
     "lost",
+    "flush",
+    "sum",
 ];
 
 fn index(kind: &SpanKind) -> usize {
@@ -78,6 +80,8 @@ fn index(kind: &SpanKind) -> usize {
         SpanKind::ResetPrepare(_) => 19,
         SpanKind::ResetDone(_) => 20,
         SpanKind::Lost(_) => 21,
+        SpanKind::Flush(_) => 22,
+        SpanKind::Sum(_) => 23,
     }
 }
 
@@ -85,6 +89,16 @@ impl SpanCounts {
     /// One more of this kind.
     pub fn count(&mut self, kind: &SpanKind) {
         self.0[index(kind)] += 1;
+    }
+
+    /// The same, with calls that were summed up counted as if each had been told.
+    pub fn count_calls(&mut self, kind: &SpanKind) {
+        let SpanKind::Sum(sum) = kind else { return self.count(kind) };
+        for (place, name) in SPAN_NAMES.into_iter().enumerate() {
+            if name == sum.of.name() {
+                self.0[place] += sum.calls;
+            }
+        }
     }
 
     /// How many of this name were told.

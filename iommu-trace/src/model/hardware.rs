@@ -3,9 +3,9 @@
 use super::{
     Model,
     effects::Effects,
-    span::{DmaFaultSpan, DmaSpan, InvalidateSpan, Span, SpanKind},
+    span::{DmaFaultSpan, DmaSpan, FlushSpan, InvalidateSpan, Span, SpanKind, SumSpan, Summed},
 };
-use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId};
+use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId, Sum};
 
 impl Model {
     pub(super) fn dma_fault(&mut self, event: &Event, fault: &DmaFault, effects: &mut Effects) {
@@ -71,7 +71,7 @@ impl Model {
         let amd = event.probe == ProbeId::AmdCompletionWait;
         let span = InvalidateSpan {
             iommu: op.iommu,
-            kind: if amd { "completion-wait" } else { descriptor(op.desc) },
+            kind: if amd { COMPLETION_WAIT } else { descriptor(op.desc) },
             count: op.count,
             drain: !amd && op.options & 1 != 0,
             ret: op.ret,
@@ -80,7 +80,52 @@ impl Model {
         let began = event.ts.saturating_sub(op.duration);
         self.tell(Span::new(began, SpanKind::Invalidate(span), &event.task, event.stack), effects);
     }
+
+    /// What IOMMUs had cached of a domain was flushed.
+    pub(super) fn flushed(&mut self, event: &Event, op: &DmaOp, effects: &mut Effects) {
+        let span = FlushSpan {
+            domain: op.domain,
+            addr: op.iova,
+            size: op.size,
+            duration_ns: op.duration,
+            function: event.probe.function(),
+        };
+        let began = event.ts.saturating_sub(op.duration);
+        self.tell(Span::new(began, SpanKind::Flush(span), &event.task, event.stack), effects);
+    }
+
+    /// Calls of a hot function, summed up.
+    pub(super) fn summed(&mut self, event: &Event, sum: &Sum, effects: &mut Effects) {
+        let (of, kind) = match sum.of {
+            ProbeId::Unmap | ProbeId::UnmapFast => (Summed::Unmap, None),
+            ProbeId::QiSubmitSync => (Summed::Invalidate, Some(descriptor(u64::from(sum.kind)))),
+            ProbeId::AmdCompletionWait => (Summed::Invalidate, Some(COMPLETION_WAIT)),
+            ProbeId::CacheTagFlushRange | ProbeId::CacheTagFlushAll | ProbeId::AmdFlushPages => (Summed::Flush, None),
+            _ => (Summed::Map, None),
+        };
+        let (domain, iommu) =
+            if of == Summed::Invalidate { (None, Some(sum.object)) } else { (Some(sum.object), None) };
+        let amount = |of_these: &[Summed]| of_these.contains(&of).then_some(sum.value.amount);
+        let timed = sum.value.within.iter().any(|&calls| calls > 0);
+        let span = SumSpan {
+            of,
+            domain,
+            iommu,
+            kind,
+            calls: sum.value.calls,
+            failed: sum.value.failed,
+            bytes: amount(&[Summed::Map, Summed::Unmap]),
+            descriptors: amount(&[Summed::Invalidate]),
+            duration_ns: timed.then_some(sum.value.duration),
+            within: timed.then(|| Box::new(sum.value.within)),
+            function: sum.of.function(),
+        };
+        self.tell(Span::new(event.ts, SpanKind::Sum(span), &event.task, event.stack), effects);
+    }
 }
+
+/// What AMD's driver does when it has queued invalidations.
+const COMPLETION_WAIT: &str = "completion-wait";
 
 /// The kind of a queued invalidation descriptor: bits 3:0 of its first word (VT-d specification, 6.5.2).
 fn descriptor(word: u64) -> &'static str {

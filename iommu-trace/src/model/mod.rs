@@ -175,6 +175,8 @@ impl Model {
             Body::Interrupt { .. } => self.interrupts.seen(event),
             Body::Dma(op) => self.dma(event, op, effects),
             Body::Invalidate(op) => self.invalidated(event, op, effects),
+            Body::Flush(op) => self.flushed(event, op, effects),
+            Body::Sum(sum) => self.summed(event, sum, effects),
             Body::Slot(state) => self.snapshot(event, state),
             Body::Lost { count } => self.lost(event, *count, effects),
             Body::Prepared { ret, recovering } => {

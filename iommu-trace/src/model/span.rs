@@ -109,6 +109,10 @@ pub enum SpanKind {
     Unmap(DmaSpan),
     /// A queued invalidation.
     Invalidate(InvalidateSpan),
+    /// What IOMMUs had cached of a domain was flushed.
+    Flush(FlushSpan),
+    /// Calls of a hot function, summed up.
+    Sum(SumSpan),
     /// A device's reset began: its domains are blocked.
     ResetPrepare(DeviceSpan),
     /// A device's reset ended.
@@ -181,6 +185,8 @@ impl SpanKind {
             SpanKind::Map(_) => "map",
             SpanKind::Unmap(_) => "unmap",
             SpanKind::Invalidate(_) => "invalidate",
+            SpanKind::Flush(_) => "flush",
+            SpanKind::Sum(_) => "sum",
             SpanKind::ResetPrepare(_) => "reset_prepare",
             SpanKind::ResetDone(_) => "reset_done",
             SpanKind::Lost(_) => "lost",
@@ -205,7 +211,8 @@ impl SpanKind {
             SpanKind::SvaBind(_) | SpanKind::SvaUnbind(_) => Topic::Sva,
             SpanKind::IommufdBind(_) | SpanKind::IommufdUnbind(_) | SpanKind::FaultQueueDestroy(_) => Topic::Iommufd,
             SpanKind::Map(_) | SpanKind::Unmap(_) => Topic::Dma,
-            SpanKind::Invalidate(_) => Topic::Invalidate,
+            SpanKind::Invalidate(_) | SpanKind::Flush(_) => Topic::Invalidate,
+            SpanKind::Sum(sum) => sum.of.topic(),
             SpanKind::ResetPrepare(_) | SpanKind::ResetDone(_) => Topic::Reset,
             SpanKind::Lost(_) => return None,
         })
@@ -538,6 +545,85 @@ pub struct InvalidateSpan {
     pub ret: i64,
     /// From entry to return.
     pub duration_ns: u64,
+}
+
+/// A flush of what IOMMUs have cached of a domain: the driver's function above the invalidations of its IOMMUs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FlushSpan {
+    /// The domain.
+    pub domain: Ptr,
+    /// First address.
+    #[serde(serialize_with = "hex")]
+    pub addr: u64,
+    /// Bytes; `u64::MAX` for all of the domain.
+    pub size: u64,
+    /// From entry to return.
+    pub duration_ns: u64,
+    /// The kernel function.
+    pub function: &'static str,
+}
+
+/// What is summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Summed {
+    /// Map.
+    Map,
+    /// Unmap.
+    Unmap,
+    /// Flushes of a domain.
+    Flush,
+    /// Invalidations by an IOMMU.
+    Invalidate,
+}
+
+impl Summed {
+    /// As in the JSON form.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Summed::Map => "map",
+            Summed::Unmap => "unmap",
+            Summed::Flush => "flush",
+            Summed::Invalidate => "invalidate",
+        }
+    }
+
+    /// The topic of the calls.
+    #[must_use]
+    pub fn topic(self) -> Topic {
+        match self {
+            Summed::Map | Summed::Unmap => Topic::Dma,
+            Summed::Flush | Summed::Invalidate => Topic::Invalidate,
+        }
+    }
+}
+
+/// Calls of a hot function on one domain or IOMMU since the last sum, which is a second ago or more.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SumSpan {
+    /// What was called.
+    pub of: Summed,
+    /// The domain of a map, unmap or flush.
+    pub domain: Option<Ptr>,
+    /// The IOMMU of an invalidation.
+    pub iommu: Option<Ptr>,
+    /// Kind of the invalidations.
+    pub kind: Option<&'static str>,
+    /// Calls.
+    pub calls: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Bytes mapped or unmapped.
+    pub bytes: Option<u64>,
+    /// Descriptors of the invalidations.
+    pub descriptors: Option<u64>,
+    /// Time from entry to return of all of them; of map and unmap it is not taken.
+    pub duration_ns: Option<u64>,
+    /// Calls by duration, up to each of [`SUM_BOUNDS_NS`](iommu_trace_common::SUM_BOUNDS_NS) and longer.
+    pub within: Option<Box<[u32; 20]>>,
+    /// The kernel function.
+    pub function: &'static str,
 }
 
 /// Lost records.

@@ -214,13 +214,47 @@ impl<W: Write> TextSink<W> {
                 facts.add(3, format!("iommu {:x}", invalidate.iommu.0));
                 Subject::default()
             }
+            SpanKind::Flush(flush) => {
+                if flush.size == u64::MAX {
+                    facts.add(0, "all");
+                } else {
+                    facts.add(0, format!("{:#x}", flush.addr));
+                    facts.add(0, size(flush.size));
+                }
+                facts.add(1, duration(flush.duration_ns));
+                facts.add(1, format!("domain {:x}", flush.domain.0));
+                Subject::default()
+            }
+            SpanKind::Sum(sum) => {
+                facts.add(0, format!("{} {}", sum.calls, sum.of.name()));
+                if let Some(kind) = sum.kind {
+                    facts.add(0, kind);
+                }
+                if sum.failed > 0 {
+                    facts.styled(0, palette.bad, format!("{} failed", sum.failed));
+                }
+                if let Some(bytes) = sum.bytes {
+                    facts.add(0, size(bytes));
+                }
+                if let Some(ns) = sum.duration_ns {
+                    facts.add(1, format!("{} each", duration(ns / sum.calls.max(1))));
+                }
+                if let Some(domain) = sum.domain {
+                    facts.add(1, format!("domain {:x}", domain.0));
+                }
+                if let Some(iommu) = sum.iommu {
+                    facts.add(1, format!("iommu {:x}", iommu.0));
+                }
+                Subject::default()
+            }
             SpanKind::Lost(lost) => {
                 facts.styled(0, palette.bad, format!("{} of {}", lost.count, lost.probe));
                 facts.add(0, "(see --buffer-size)");
                 Subject::default()
             }
         };
-        if !matches!(span.kind, SpanKind::Lost(_)) {
+        // Sums and losses are nobody's.
+        if !matches!(span.kind, SpanKind::Lost(_) | SpanKind::Sum(_)) {
             facts.styled(2, palette.dim, format!("{}/{}", span.comm, span.pid));
         }
         (subject, facts.list)
@@ -410,6 +444,10 @@ impl<W: Write> Sink for TextSink<W> {
         match count(Verdict::Missing) {
             0 => {}
             missing => write!(title, ", {missing} not in this kernel").map_err(io::Error::other)?,
+        }
+        match count(Verdict::Waiting) {
+            0 => {}
+            waiting => write!(title, ", {waiting} waiting for iommufd to be loaded").map_err(io::Error::other)?,
         }
         writeln!(self.out, "{}", Painted(palette.strong, title))?;
         for probe in info.probes.iter().filter(|probe| probe.verdict == Verdict::Broken) {

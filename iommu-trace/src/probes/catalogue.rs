@@ -68,9 +68,17 @@ pub struct Wanted {
     pub snapshot: bool,
     /// Frees.
     pub frees: bool,
+    /// Map, unmap and invalidation summed up, not told one by one.
+    pub sums: bool,
 }
 
 impl Probe {
+    /// Whether its programs at the entry have nothing to do when calls are summed up: no duration is taken.
+    #[must_use]
+    pub fn untimed(&self, wanted: &Wanted) -> bool {
+        wanted.sums && self.topic == Topic::Dma
+    }
+
     /// Whether it is wanted.
     #[must_use]
     pub fn wanted_by(&self, wanted: &Wanted) -> bool {
@@ -83,6 +91,10 @@ impl Probe {
         }
     }
 }
+
+/// Where a function is summed up by another one that it calls: that one alone is probed then.
+pub const SUMMED_BY: &[(ProbeId, ProbeId)] =
+    &[(ProbeId::Map, ProbeId::MapNosync), (ProbeId::MapSg, ProbeId::MapNosync)];
 
 macro_rules! catalogue {
     ($($id:ident $stem:literal [$($phase:ident)+] $reach:ident $topic:ident $(+ $also:ident)* $(, essential $essential:literal)? $(, driver $driver:literal)? $(, purpose $purpose:ident)?;
@@ -274,6 +286,15 @@ catalogue! {
     AmdCompletionWait "amd_completion_wait" [enter exit] Vmlinux Invalidate, driver "ivhd";
         kernels "with AMD-Vi"; cost "AMD-Vi's invalidations are not seen";
         "int iommu_completion_wait(struct amd_iommu *iommu)"
+    CacheTagFlushRange "flush_range" [enter exit] Vmlinux Invalidate, driver "dmar";
+        kernels "6.10 on, with VT-d"; cost "VT-d's flushes of ranges are not told by domain";
+        "void cache_tag_flush_range(struct dmar_domain *domain, unsigned long start, unsigned long end, int ih)"
+    CacheTagFlushAll "flush_all" [enter exit] Vmlinux Invalidate, driver "dmar";
+        kernels "6.10 on, with VT-d"; cost "VT-d's flushes of whole domains are not told";
+        "void cache_tag_flush_all(struct dmar_domain *domain)"
+    AmdFlushPages "flush_pages" [enter exit] Vmlinux Invalidate, driver "ivhd";
+        kernels "6.8 on, with AMD-Vi"; cost "AMD-Vi's flushes are not told by domain";
+        "void amd_iommu_domain_flush_pages(struct protection_domain *domain, u64 address, size_t size)"
     PrqEventThread "prq_event_thread" [enter exit] Vmlinux Fault, driver "dmar";
         kernels "with VT-d"; cost "how long a page request waited between VT-d's interrupt and its report is not known";
         "static irqreturn_t prq_event_thread(int irq, void *d)"

@@ -1,11 +1,12 @@
 //! The catalogue of probes, what is planned, and what became of each.
 
 pub mod catalogue;
+pub mod drift;
 mod plan;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalogue::{CATALOGUE, Probe, Purpose, Reach, Wanted};
+pub use catalogue::{CATALOGUE, Probe, Purpose, Reach, SUMMED_BY, Wanted};
 pub use plan::{Machine, Plan, Planned, Program, Way};
 
 /// What became of a probe.
@@ -18,6 +19,8 @@ pub enum Verdict {
     Missing,
     /// The kernel has the function and would not let us attach.
     Broken,
+    /// Its function is in a module that is not loaded: it is attached when that comes.
+    Waiting,
     /// This machine has no use for it: another vendor's driver, a topic nobody asked for.
     NotApplicable,
 }
@@ -30,6 +33,7 @@ impl Verdict {
             Verdict::Ok => "ok",
             Verdict::Missing => "missing",
             Verdict::Broken => "broken",
+            Verdict::Waiting => "waiting",
             Verdict::NotApplicable => "not applicable",
         }
     }

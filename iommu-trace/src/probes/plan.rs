@@ -4,7 +4,7 @@ use std::fmt;
 
 use iommu_trace_common::{Phase, ProbeId};
 
-use super::{CATALOGUE, Probe, ProbeStatus, Reach, Verdict, Wanted};
+use super::{CATALOGUE, Probe, ProbeStatus, Reach, SUMMED_BY, Verdict, Wanted};
 use crate::{kernel::Home, model::Features};
 
 /// How a program is attached.
@@ -69,6 +69,14 @@ pub struct Plan(pub Vec<Planned>);
 pub trait Machine {
     /// Where a function lives.
     fn home(&self, function: &str) -> Option<Home>;
+    /// The module that this function will be in, when that is not loaded.
+    fn awaited(&self, _function: &str) -> Option<&str> {
+        None
+    }
+    /// Why kprobes must not be used on this kernel.
+    fn kprobes_refused(&self) -> Option<String> {
+        None
+    }
     /// Whether vmlinux has this tracepoint.
     fn has_tracepoint(&self, name: &str) -> bool;
     /// Whether an IOMMU driver whose units begin with this is at work.
@@ -90,10 +98,11 @@ impl Plan {
         }
     }
 
-    /// Whether a probe is well.
+    /// Whether a probe is well, or will be when there is something to see.
     #[must_use]
     pub fn has(&self, id: ProbeId) -> bool {
-        self.0.iter().any(|planned| planned.probe.id == id && planned.verdict == Verdict::Ok)
+        let well = [Verdict::Ok, Verdict::Waiting];
+        self.0.iter().any(|planned| planned.probe.id == id && well.contains(&planned.verdict))
     }
 
     /// Completes the kernel's features by what is probed.
@@ -155,7 +164,7 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     };
     if let Some(way) = tracepoint {
         return if machine.has_tracepoint(function) {
-            well(programs(probe, way, way))
+            well(programs(probe, way, way, wanted))
         } else {
             not(Verdict::Missing, format!("this kernel has no tracepoint {function}"))
         };
@@ -163,24 +172,43 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     if !probe.driver.is_empty() && !machine.has_driver(probe.driver) {
         return not(Verdict::NotApplicable, format!("no {}* unit is in /sys/class/iommu", probe.driver));
     }
-    match machine.home(function) {
+    let summed_by = SUMMED_BY.iter().find(|(id, by)| *id == probe.id && machine.home(by.function()).is_some());
+    if let Some((_, by)) = summed_by.filter(|_| wanted.sums) {
+        return not(Verdict::NotApplicable, format!("summed up by {}, which it calls", by.function()));
+    }
+    let programs = |probe, enter, exit| programs(probe, enter, exit, wanted);
+    let kprobes = |verdict, reason| match machine.kprobes_refused() {
+        Some(why) => not(Verdict::Broken, why),
+        None => Planned { probe, programs: programs(probe, Way::KProbe, Way::KRetProbe), verdict, reason },
+    };
+    let either = probe.reach == Reach::Either;
+    let home = machine.home(function);
+    if home.is_none()
+        && either
+        && let Some(module) = machine.awaited(function)
+    {
+        let reason = format!("module {module} is not loaded; the probe is attached when it is");
+        return kprobes(Verdict::Waiting, Some(reason));
+    }
+    match home {
         None => not(Verdict::Missing, format!("this kernel has no function {function} (it is in: {})", probe.kernels)),
         Some(Home::Vmlinux) => well(programs(probe, Way::FEntry, Way::FExit)),
-        Some(Home::Module(_)) if probe.reach == Reach::Either => well(programs(probe, Way::KProbe, Way::KRetProbe)),
+        Some(Home::Module(_)) if either => kprobes(Verdict::Ok, None),
         Some(Home::Module(module)) => {
             not(Verdict::Broken, format!("{function} is in module {module}, where this probe does not reach"))
         }
     }
 }
 
-fn programs(probe: &Probe, enter: Way, exit: Way) -> Vec<Program> {
+fn programs(probe: &Probe, enter: Way, exit: Way, wanted: &Wanted) -> Vec<Program> {
     let suffix = |way, phase| match (way, phase) {
         (Way::KProbe, _) => "kprobe",
         (Way::KRetProbe, _) => "kretprobe",
         (_, Phase::Enter) => "enter",
         (_, Phase::Exit) => "exit",
     };
-    [(probe.exit, exit, Phase::Exit), (probe.enter, enter, Phase::Enter)]
+    let enters = probe.enter && !probe.untimed(wanted);
+    [(probe.exit, exit, Phase::Exit), (enters, enter, Phase::Enter)]
         .into_iter()
         .filter(|&(there, ..)| there)
         .map(|(_, way, phase)| Program { name: format!("{}_{}", probe.stem, suffix(way, phase)), way, phase })
@@ -234,6 +262,54 @@ mod tests {
         assert_eq!(ways(&module), [Way::KRetProbe, Way::KProbe]);
         let builtin = Fake { vmlinux: vec!["iommufd_fault_fops_read"], module: vec![], drivers: vec![] };
         assert_eq!(ways(&builtin), [Way::FExit, Way::FEntry]);
+    }
+
+    #[test]
+    fn a_function_of_a_module_that_may_come_is_waited_for() {
+        struct Awaiting;
+        impl Machine for Awaiting {
+            fn home(&self, _: &str) -> Option<Home> {
+                None
+            }
+            fn awaited(&self, _: &str) -> Option<&str> {
+                Some("iommufd")
+            }
+            fn has_tracepoint(&self, _: &str) -> bool {
+                false
+            }
+            fn has_driver(&self, _: &str) -> bool {
+                false
+            }
+        }
+        let plan = Plan::new(&Awaiting, &topics(&[Topic::Fault, Topic::Iommufd]));
+        let read = planned(&plan, ProbeId::FaultRead);
+        assert_eq!((read.verdict, read.programs.len()), (Verdict::Waiting, 2));
+        assert!(read.reason.as_ref().unwrap().contains("iommufd is not loaded"), "{:?}", read.reason);
+        assert!(plan.has(ProbeId::FaultRead), "what it will see counts as seen: before, there is nothing to see");
+        assert_eq!(planned(&plan, ProbeId::GroupFree).verdict, Verdict::Missing);
+    }
+
+    #[test]
+    fn where_kprobes_crash_the_kernel_none_is_used() {
+        struct Odd;
+        impl Machine for Odd {
+            fn home(&self, _: &str) -> Option<Home> {
+                Some(Home::Module("iommufd".into()))
+            }
+            fn kprobes_refused(&self) -> Option<String> {
+                Some("it would crash".into())
+            }
+            fn has_tracepoint(&self, _: &str) -> bool {
+                false
+            }
+            fn has_driver(&self, _: &str) -> bool {
+                false
+            }
+        }
+        let plan = Plan::new(&Odd, &topics(&[Topic::Fault]));
+        let read = planned(&plan, ProbeId::FaultRead);
+        assert_eq!((read.verdict, read.programs.len()), (Verdict::Broken, 0));
+        assert_eq!(read.reason.as_deref(), Some("it would crash"));
     }
 
     #[test]

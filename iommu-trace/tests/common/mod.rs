@@ -13,9 +13,9 @@ use iommu_trace::{
     model::{
         Evidence, Features, RuleId, Severity, Subject, Violation,
         span::{
-            Answerer, ChangeSpan, DeviceSpan, DmaFaultSpan, DmaSpan, DomainSpan, FaultSpan, InvalidateSpan,
-            IommufdSpan, LostSpan, ObjectSpan, Owner, QueueSpan, Response, Span, SpanKind, Stage, StageSpan, SvaSpan,
-            Topic,
+            Answerer, ChangeSpan, DeviceSpan, DmaFaultSpan, DmaSpan, DomainSpan, FaultSpan, FlushSpan, InvalidateSpan,
+            IommufdSpan, LostSpan, ObjectSpan, Owner, QueueSpan, Response, Span, SpanKind, Stage, StageSpan, SumSpan,
+            Summed, SvaSpan, Topic,
         },
     },
     output::{CommandEnd, Exit, Reason, Start, Summary, Tally},
@@ -306,6 +306,50 @@ pub fn samples() -> Vec<Span> {
             drain: true,
             ret: 0,
             duration_ns: 41_000,
+        }),
+        SpanKind::Flush(FlushSpan {
+            domain: DOMAIN,
+            addr: 0x10_0000,
+            size: 0x20_0000,
+            duration_ns: 93_000,
+            function: "cache_tag_flush_range",
+        }),
+        SpanKind::Flush(FlushSpan {
+            domain: DOMAIN,
+            addr: 0,
+            size: u64::MAX,
+            duration_ns: 93_000,
+            function: "cache_tag_flush_all",
+        }),
+        SpanKind::Sum(SumSpan {
+            of: Summed::Map,
+            domain: Some(DOMAIN),
+            iommu: None,
+            kind: None,
+            calls: 1234,
+            failed: 1,
+            bytes: Some(5 << 20),
+            descriptors: None,
+            duration_ns: None,
+            within: None,
+            function: "iommu_map",
+        }),
+        SpanKind::Sum(SumSpan {
+            of: Summed::Invalidate,
+            domain: None,
+            iommu: Some(Ptr(0xffff_8881_0010_0000)),
+            kind: Some("iotlb"),
+            calls: 3,
+            failed: 0,
+            bytes: None,
+            descriptors: Some(6),
+            duration_ns: Some(123_000),
+            within: Some(Box::new({
+                let mut within = [0; 20];
+                within[7] = 3;
+                within
+            })),
+            function: "qi_submit_sync",
         }),
         SpanKind::Lost(LostSpan { probe: "iommu_report_device_fault", count: 12 }),
     ];

@@ -4,7 +4,9 @@ mod boot;
 mod broken;
 mod clean;
 mod compare;
+mod hot;
 mod lifecycle;
+mod modules;
 mod page_requests;
 mod privileges;
 mod recorded;
@@ -141,6 +143,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         traced::TESTS,
         recorded::TESTS,
         lifecycle::TESTS,
+        hot::TESTS,
         serve::TESTS,
         service::TESTS,
         privileges::TESTS,
@@ -148,6 +151,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         clean::TESTS,
         broken::TESTS,
         top::TESTS,
+        modules::TESTS,
         page_requests::TESTS,
         unplug::TESTS,
     ]

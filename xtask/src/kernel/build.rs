@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The configuration that is merged into `tinyconfig`.
-const FRAGMENT: &str = include_str!("../../kernel-test.config");
+pub(super) const FRAGMENT: &str = include_str!("../../kernel-test.config");
 
 /// Options without which a kernel is of no use here. One that is missing after `olddefconfig` is an error; the others
 /// may not exist in every version.
@@ -139,15 +139,7 @@ fn compile(entry: &Entry, version: &str, source: &Path, place: &Path) -> Result<
         let fragment = place.join("fragment.config");
         fs::write(&fragment, FRAGMENT).with_context(|| format!("cannot write {}", fragment.display()))?;
         command::output(make.command().arg("tinyconfig"))?;
-        command::output(
-            Command::new(source.join("scripts/kconfig/merge_config.sh"))
-                .current_dir(source)
-                .args(["-m", "-O"])
-                .arg(&build)
-                .arg(&config)
-                .arg(&fragment),
-        )?;
-        command::output(make.command().arg("olddefconfig"))?;
+        merge(&make, &fragment)?;
     }
     check_config(&fs::read_to_string(&config)?).inspect_err(|_| {
         // The next try starts from the beginning, perhaps with what was missing installed.
@@ -155,6 +147,19 @@ fn compile(entry: &Entry, version: &str, source: &Path, place: &Path) -> Result<
     })?;
     make.run(&["bzImage".to_owned()], &place.join("build.log"))?;
     install(&build, place)
+}
+
+/// Merges a fragment into the configuration of a build tree.
+pub(super) fn merge(make: &Make<'_>, fragment: &Path) -> Result<()> {
+    command::output(
+        Command::new(make.source.join("scripts/kconfig/merge_config.sh"))
+            .current_dir(make.source)
+            .args(["-m", "-O"])
+            .arg(make.build)
+            .arg(make.build.join(".config"))
+            .arg(fragment),
+    )?;
+    command::output(make.command().arg("olddefconfig")).map(drop)
 }
 
 /// Puts the image of a build tree into its place.
@@ -187,7 +192,7 @@ fn check_config(config: &str) -> Result<()> {
 }
 
 /// A short hash of what a configuration sets; comments and blank lines do not count.
-fn hash(fragment: &str) -> String {
+pub(super) fn hash(fragment: &str) -> String {
     short_hash(fragment.lines().map(str::trim).filter(|l| l.starts_with("CONFIG_") || l.ends_with(" is not set")))
 }
 

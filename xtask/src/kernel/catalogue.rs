@@ -25,6 +25,13 @@ pub enum Pick {
 pub enum Kind {
     /// Built from a source package, with `xtask/kernel-test.config`.
     Source(Pick),
+    /// Built again from the tree of another, with more options.
+    Rebuilt {
+        /// The kernel that it is made from.
+        base: &'static str,
+        /// The Kconfig fragment on top of its own.
+        fragment: &'static str,
+    },
     /// Debian's own image. `modules` is the prefix of the package's name that holds the modules, where the image's
     /// package (whose prefix is `image`) does not.
     Stock {
@@ -63,6 +70,12 @@ pub const CATALOGUE: &[Entry] = &[
         origin: BACKPORTS,
         kind: Kind::Source(Pick::Newest("linux-source-7.", "")),
         about: "tagged handles, stored after the attach op; PASID replace, PCI reset; iommufd's test device",
+    },
+    Entry {
+        name: "built-7.3-modules",
+        origin: BACKPORTS,
+        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-modules.config") },
+        about: "the same with iommufd and VFIO as modules, as most distributions have them",
     },
     Entry {
         name: "stock-6.1",
@@ -110,7 +123,7 @@ mod tests {
         let names: BTreeSet<_> = CATALOGUE.iter().map(|e| e.name).collect();
         assert_eq!(names.len(), CATALOGUE.len());
         for entry in CATALOGUE {
-            let prefix = if matches!(entry.kind, Kind::Source(_)) { "built-" } else { "stock-" };
+            let prefix = if matches!(entry.kind, Kind::Source(_) | Kind::Rebuilt { .. }) { "built-" } else { "stock-" };
             assert!(entry.name.starts_with(prefix), "{}", entry.name);
             assert_eq!(find(entry.name).map(|e| e.name), Some(entry.name));
         }

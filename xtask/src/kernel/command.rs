@@ -56,7 +56,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
                     Ok(None) => "-".to_owned(),
                     Err(_) => "damaged".to_owned(),
                 };
-                say(&format!("{:<12} {:<20} {}\n", entry.name, have, entry.about));
+                say(&format!("{:<17} {:<20} {}\n", entry.name, have, entry.about));
             }
         }
         Sub::Variants => {
@@ -71,6 +71,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
             let entry = entry(name)?;
             match entry.kind {
                 Kind::Source(_) => say(&format!("{}\n", fetch::source(entry, *newest)?.1.display())),
+                Kind::Rebuilt { base, .. } => bail!("{name} is made from {base}: fetch that"),
                 Kind::Stock { .. } => say(&format!("{}\n", ensure(entry, *newest)?.bzimage.display())),
             }
         }

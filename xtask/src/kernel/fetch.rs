@@ -83,7 +83,7 @@ fn image(entry: &Entry, version: &str, dir: &Path) -> Result<Image> {
 }
 
 /// `lib/modules/RELEASE` of an unpacked package, wherever this release of Debian keeps it.
-fn module_dir(dir: &Path) -> Option<PathBuf> {
+pub(super) fn module_dir(dir: &Path) -> Option<PathBuf> {
     ["lib/modules", "usr/lib/modules"]
         .iter()
         .filter_map(|sub| fs::read_dir(dir.join(sub)).ok()?.next()?.ok())
@@ -130,7 +130,7 @@ fn index_modules(root: &Path) -> Result<()> {
 /// The unpacked source tree of an entry's package: fetched if `newest` is asked for or none is in the cache.
 pub(super) fn source(entry: &Entry, newest: bool) -> Result<(String, PathBuf)> {
     let Kind::Source(pick) = entry.kind else {
-        bail!("{} is Debian's own build: there is no source to fetch for it, only the image", entry.name);
+        bail!("{} has no source of its own to fetch", entry.name);
     };
     let dir = cache::sub(Path::new("kernels/source").join(entry.name))?;
     if !newest && let Some(version) = versions(&dir)?.into_iter().max_by(|a, b| apt::compare(a, b)) {

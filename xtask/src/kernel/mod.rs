@@ -5,6 +5,7 @@ mod catalogue;
 mod command;
 mod edit;
 mod fetch;
+mod modular;
 mod test_module;
 mod variant_build;
 mod variants;
@@ -68,6 +69,7 @@ fn ensure(entry: &Entry, newest: bool) -> Result<Image> {
     }
     match entry.kind {
         Kind::Source(_) => build::build(entry, newest),
+        Kind::Rebuilt { .. } => modular::build(entry, newest),
         Kind::Stock { .. } => fetch::stock(entry),
     }
 }
@@ -93,6 +95,7 @@ fn ensure_variant(entry: &Entry, variant: &Variant, newest: bool) -> Result<Imag
 fn cached(entry: &Entry) -> Result<Option<Image>> {
     match entry.kind {
         Kind::Source(_) => build::cached(entry),
+        Kind::Rebuilt { .. } => modular::cached(entry),
         Kind::Stock { .. } => fetch::cached(entry),
     }
 }

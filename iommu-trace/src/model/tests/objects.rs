@@ -1,11 +1,13 @@
 //! Bonds, queues, iommufd's devices, resets, the hardware's own events.
 
+use iommu_trace_common::record::SumValue;
+
 use super::names;
 use crate::{
-    event::{Body, DmaFault, DmaOp, Invalidate, Phase, ProbeId, Ptr},
+    event::{Body, DmaFault, DmaOp, Invalidate, Phase, ProbeId, Ptr, Sum},
     model::{
         ModelOptions,
-        span::SpanKind,
+        span::{SpanKind, Summed},
         testing::{QUEUE, Script, bond, dev, domain, kernel_7_3},
     },
 };
@@ -96,6 +98,38 @@ fn maps_and_invalidations_begin_when_they_were_entered() {
     assert_eq!(effects.spans[1].ts, 0);
     let SpanKind::Invalidate(flush) = &effects.spans[2].kind else { panic!() };
     assert_eq!((flush.kind, flush.drain), ("iotlb", true));
+}
+
+#[test]
+fn sums_name_what_was_summed_up() {
+    let value = |calls| SumValue { calls, amount: 4096 * calls, duration: 900, within: [0; 20], failed: 0 };
+    let sum = |of, object, kind, value| Body::Sum(Box::new(Sum { of, object, kind, value }));
+    let timed = |calls| SumValue { within: std::array::from_fn(|at| u32::from(at == 3)), ..value(calls) };
+    let mut script = Script::new();
+    script
+        .by(1)
+        .event(ProbeId::Sums, Phase::Exit, sum(ProbeId::MapNosync, domain(1), 0, value(3)))
+        .event(ProbeId::Sums, Phase::Exit, sum(ProbeId::QiSubmitSync, Ptr(7), 6, timed(1)))
+        .event(ProbeId::Sums, Phase::Exit, sum(ProbeId::CacheTagFlushAll, domain(1), 0, timed(1)));
+    let effects = script.run();
+    let sums: Vec<_> = effects
+        .spans
+        .iter()
+        .map(|span| match &span.kind {
+            SpanKind::Sum(sum) => {
+                (sum.of, sum.domain, sum.iommu, sum.kind, sum.bytes, sum.descriptors, sum.duration_ns)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        sums,
+        [
+            (Summed::Map, Some(domain(1)), None, None, Some(3 * 4096), None, None),
+            (Summed::Invalidate, None, Some(Ptr(7)), Some("pasid-iotlb"), None, Some(4096), Some(900)),
+            (Summed::Flush, Some(domain(1)), None, None, None, None, Some(900)),
+        ]
+    );
 }
 
 #[test]

@@ -9,11 +9,11 @@ use std::{
 use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint, kprobe::KProbeLinkId},
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
 use crate::{
     kernel::Kernel,
     probes::{Plan, Program, Verdict, Way},
@@ -44,7 +44,7 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks, options.track_frees);
+    let settings = kernel.settings(options.stacks, options.track_frees, options.sums);
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -60,6 +60,9 @@ pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     }
     if !options.track_frees {
         loader.map_max_entries("WATCHED", 1);
+    }
+    if options.sums {
+        loader.map_max_entries("SUMS", sums::ROOM);
     }
     loader.load(OBJECT).context(
         "cannot create the BPF maps. Root or CAP_BPF and CAP_PERFMON are needed, and a kernel with \
@@ -79,7 +82,7 @@ fn raise_memlock() {
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
 }
 
-/// Loads and attaches every program of the plan. What can't be attached is noted in the plan with the reason.
+/// Loads every program of the plan, and attaches those on functions of vmlinux. What can't be attached is noted in the plan with the reason.
 ///
 /// The verifier's work is most of it, and it runs on as many threads as there are CPUs, up to a few.
 pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
@@ -88,7 +91,7 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
     let mut jobs: VecDeque<Job<'_>> = plan
         .0
         .iter()
-        .filter(|planned| planned.verdict == Verdict::Ok)
+        .filter(|planned| matches!(planned.verdict, Verdict::Ok | Verdict::Waiting))
         .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe.id, program.clone())))
         .map(|(id, program)| Job { loaded: there.remove(&program.name), id, program })
         .collect();
@@ -165,15 +168,29 @@ fn attach<'a>(
         }
         Way::KProbe | Way::KRetProbe => {
             let program: &mut KProbe = (&mut *loaded).try_into()?;
+            // Attached when the module is there: see `modules`.
             program.load()?;
-            program.attach(function, 0)?;
         }
     }
     Ok(loaded)
 }
 
+/// Attaches a loaded program to a function of a module.
+pub fn attach_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> anyhow::Result<KProbeLinkId> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+    let program: &mut KProbe = program.try_into()?;
+    Ok(program.attach(function, 0)?)
+}
+
+/// Detaches it again. The module may be gone, and its functions with it.
+pub fn detach_kprobe(ebpf: &mut Ebpf, name: &str, link: KProbeLinkId) -> anyhow::Result<()> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+    let program: &mut KProbe = program.try_into()?;
+    Ok(program.detach(link)?)
+}
+
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
-fn reason(error: &anyhow::Error) -> String {
+pub fn reason(error: &anyhow::Error) -> String {
     let mut text = Vec::new();
     for cause in error.chain() {
         let cause = cause.to_string();

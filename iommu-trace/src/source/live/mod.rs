@@ -4,9 +4,11 @@ mod attach;
 mod detach;
 mod diagnostics;
 mod loss;
+mod modules;
 mod order;
 mod ring;
 mod stacks;
+mod sums;
 mod targets;
 
 use std::{
@@ -20,15 +22,17 @@ use aya::{Ebpf, maps::Array};
 use self::{
     diagnostics::Diagnostics,
     loss::{Losses, Misses},
+    modules::Modules,
     order::Reorder,
     ring::{Mark, Ring},
     stacks::LiveStacks,
+    sums::Sums,
 };
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
     kernel::{Kernel, iommu_groups, privileges::explain},
-    model::span::Topic,
+    model::{Features, span::Topic},
     probes::{Plan, ProbeStatus, Verdict, Wanted},
 };
 
@@ -41,6 +45,8 @@ const RELEASE_EVERY: Duration = Duration::from_millis(10);
 const CLOCK_SLACK_NS: u64 = 100_000;
 /// How long a record that was begun before the end of the trace is waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(200);
+/// How long the ring is waited for where a module may come meanwhile.
+const MODULE_WAIT: Duration = Duration::from_millis(10);
 /// Events taken from the ring in one poll, so that batches stay bounded in a storm.
 const MAX_BATCH: usize = 8192;
 /// The nice value of the thread that reads the ring.
@@ -67,11 +73,13 @@ pub struct LiveOptions {
     pub snapshot: bool,
     /// Watch the frees of handles and fault groups.
     pub track_frees: bool,
+    /// Sum map, unmap and invalidation up in the kernel, in place of a record for each.
+    pub sums: bool,
 }
 
 impl LiveOptions {
     fn wanted(&self) -> Wanted {
-        Wanted { topics: self.topics.clone(), snapshot: self.snapshot, frees: self.track_frees }
+        Wanted { topics: self.topics.clone(), snapshot: self.snapshot, frees: self.track_frees, sums: self.sums }
     }
 }
 
@@ -84,6 +92,7 @@ impl Default for LiveOptions {
             verbose: false,
             snapshot: true,
             track_frees: false,
+            sums: false,
         }
     }
 }
@@ -98,6 +107,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let mut ebpf = attach::load(&kernel, options).map_err(explain)?;
     let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &btf, &mut plan);
+    let about = About::of(&kernel);
+    let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
     tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
@@ -109,7 +120,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         let error = anyhow!("essential probes could not be attached: {}", missing.join("; "));
         return Err(explain(error.context("`iommu-trace doctor` tells more")));
     }
-    let mut live = Live::new(&kernel, &plan, ebpf, options.verbose)?;
+    let mut live = Live::new(about, &plan, ebpf, options)?;
+    live.modules = modules;
     if plan.has(ProbeId::GroupShowType) {
         live.take_snapshot()?;
     }
@@ -123,8 +135,28 @@ pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>>
     let btf = attach::kernel_types(&kernel, &plan)?;
     let mut ebpf = attach::load(&kernel, options)?;
     attach::attach_all(&mut ebpf, &btf, &mut plan);
+    Modules::new(kernel, &mut plan, &mut ebpf)?;
     detach::in_background(ebpf);
     Ok(plan.status())
+}
+
+/// What is told of the kernel.
+struct About {
+    release: String,
+    machine: String,
+    host: String,
+    features: Features,
+}
+
+impl About {
+    fn of(kernel: &Kernel) -> About {
+        About {
+            release: kernel.release.clone(),
+            machine: kernel.machine.clone(),
+            host: kernel.host.clone(),
+            features: kernel.features(),
+        }
+    }
 }
 
 /// The running trace.
@@ -135,6 +167,8 @@ struct Live {
     mark: Option<Mark>,
     order: Reorder,
     losses: Losses,
+    /// Where hot functions are summed up.
+    sums: Option<Sums>,
     misses: Misses,
     /// When events were given out last.
     released_at: Instant,
@@ -143,6 +177,8 @@ struct Live {
     diagnostics: Option<Diagnostics>,
     /// The programs; `None` once they are detached.
     ebpf: Option<Ebpf>,
+    /// iommufd, where it is a module.
+    modules: Option<Modules>,
     costs: Cost,
     /// Everything older than this was given out.
     released: u64,
@@ -160,17 +196,22 @@ impl Drop for Live {
 }
 
 impl Live {
-    fn new(kernel: &Kernel, plan: &Plan, mut ebpf: Ebpf, verbose: bool) -> anyhow::Result<Live> {
-        let diagnostics = if verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
+    fn new(about: About, plan: &Plan, mut ebpf: Ebpf, options: &LiveOptions) -> anyhow::Result<Live> {
+        let diagnostics = if options.verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
         let ring = Ring::new(ebpf.take_map("RING").context("the BPF object has no map RING")?)?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
         let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
+        let sums = if options.sums {
+            Some(Sums::new(ebpf.take_map("SUMS").context("the BPF object has no map SUMS")?)?)
+        } else {
+            None
+        };
         let now = monotonic_ns();
         let info = SourceInfo {
-            kernel: kernel.release.clone(),
-            machine: kernel.machine.clone(),
-            host: kernel.host.clone(),
-            features: plan.features(&kernel.features()),
+            kernel: about.release,
+            machine: about.machine,
+            host: about.host,
+            features: plan.features(&about.features),
             probes: plan.status(),
             epoch_offset_ns: epoch_offset_ns(),
             started_ns: now,
@@ -181,11 +222,13 @@ impl Live {
             mark: None,
             order: Reorder::default(),
             losses,
+            sums,
             misses: Misses::of(&ebpf),
             released_at: Instant::now(),
             stacks: Arc::new(stacks),
             diagnostics,
             ebpf: Some(ebpf),
+            modules: None,
             costs: Cost::default(),
             released: now,
             stopped: None,
@@ -232,6 +275,24 @@ impl Live {
         false
     }
 
+    /// Tells what was summed up, when it is time to, or now.
+    fn look_at_sums(&mut self, now: bool) -> anyhow::Result<()> {
+        let Some(sums) = self.sums.as_mut().filter(|sums| now || sums.is_due()) else { return Ok(()) };
+        for event in sums.take(monotonic_ns())? {
+            self.order.push(event);
+        }
+        Ok(())
+    }
+
+    /// Follows iommufd where it is a module. What it may have done unseen is a loss like any other.
+    fn look_at_modules(&mut self) -> anyhow::Result<()> {
+        if let (Some(modules), Some(ebpf)) = (&mut self.modules, &mut self.ebpf) {
+            let missed = modules.look(ebpf, &mut self.info.probes)?;
+            self.losses.add(missed);
+        }
+        Ok(())
+    }
+
     fn release(&mut self, upto: u64, batch: &mut Batch) {
         // What was lost was lost after everything that is out already, and maybe before all that is still held.
         for lost in self.losses.take() {
@@ -271,9 +332,12 @@ impl Source for Live {
             self.ended = true;
             return Ok(Progress::End);
         }
+        self.look_at_modules()?;
+        let timeout = if self.modules.is_some() { timeout.min(MODULE_WAIT) } else { timeout };
         self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
         let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
         self.drain();
+        self.look_at_sums(false)?;
         self.losses.update(monotonic_ns())?;
         if self.ring.has_passed(mark) && self.released_at.elapsed() >= RELEASE_EVERY {
             self.losses.add(self.misses.take(false));
@@ -288,6 +352,7 @@ impl Source for Live {
     fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(ebpf) = self.ebpf.take() {
             self.costs = costs(&ebpf);
+            self.look_at_sums(true)?;
             self.stopped = Some(self.ring.mark(monotonic_ns));
             self.losses.update(monotonic_ns())?;
             self.losses.add(self.misses.take(true));

@@ -42,6 +42,13 @@ impl Bins {
         self.put(bin(ns), 1);
     }
 
+    /// So many more of this duration.
+    pub fn record_many(&mut self, ns: u64, count: u32) {
+        if count > 0 {
+            self.put(bin(ns), count);
+        }
+    }
+
     fn put(&mut self, bin: u8, count: u32) {
         match self.0.binary_search_by_key(&bin, |&(known, _)| known) {
             Ok(at) => self.0[at].1 = self.0[at].1.saturating_add(count),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use iommu_trace_common::SUM_BOUNDS_NS;
+
 use crate::{
     event::Ptr,
-    model::span::{DmaSpan, Span, SpanKind},
+    model::span::{DmaSpan, Span, SpanKind, SumSpan, Summed},
 };
 
 use super::{
@@ -31,6 +33,15 @@ pub struct Calls {
 }
 
 impl Calls {
+    fn sum(&mut self, sum: &SumSpan) {
+        self.calls += sum.calls;
+        self.failed += sum.failed;
+        self.amount = self.amount.saturating_add(sum.bytes.or(sum.descriptors).unwrap_or(0));
+        for (&calls, ns) in sum.within.iter().flat_map(|within| within.iter()).zip(bucket_ends()) {
+            self.took.record_many(ns, calls);
+        }
+    }
+
     fn take(&mut self, failed: bool, amount: u64, ns: u64) {
         self.calls += 1;
         self.failed += u64::from(failed);
@@ -83,6 +94,11 @@ pub struct Dma {
     pub invalidations: BTreeMap<(Ptr, &'static str), Row>,
 }
 
+/// A duration for each bucket of a sum: its upper bound, and what is longer than all.
+fn bucket_ends() -> impl Iterator<Item = u64> {
+    SUM_BOUNDS_NS.into_iter().chain([SUM_BOUNDS_NS[SUM_BOUNDS_NS.len() - 1] * 2])
+}
+
 /// Whether a map or unmap failed. An unmap, and a scatter-gather map, return the bytes done.
 fn failed(span: &DmaSpan) -> bool {
     span.ret < 0
@@ -93,8 +109,7 @@ impl Dma {
     pub fn take(&mut self, now: u64, span: &Span) {
         match &span.kind {
             SpanKind::Map(map) | SpanKind::Unmap(map) => {
-                let known = self.domains.len() < MAX_ROWS || self.domains.contains_key(&map.domain);
-                let row = self.domains.entry(if known { map.domain } else { Ptr::NULL }).or_default();
+                let row = self.domain(map.domain);
                 let is_map = matches!(span.kind, SpanKind::Map(_));
                 let calls = if is_map { &mut row.maps } else { &mut row.unmaps };
                 calls.take(failed(map), map.size, map.duration_ns);
@@ -105,10 +120,9 @@ impl Dma {
                     tick.2 = tick.2.saturating_add(map.size);
                 }
             }
+            SpanKind::Sum(sum) => self.sum(now, sum),
             SpanKind::Invalidate(invalidate) => {
-                let key = (invalidate.iommu, invalidate.kind);
-                let known = self.invalidations.len() < MAX_ROWS || self.invalidations.contains_key(&key);
-                let row = self.invalidations.entry(if known { key } else { (Ptr::NULL, "other") }).or_default();
+                let row = self.invalidation((invalidate.iommu, invalidate.kind));
                 row.maps.take(invalidate.ret < 0, u64::from(invalidate.count), invalidate.duration_ns);
                 row.last = now;
                 if let Some(tick) = row.history.at(now) {
@@ -118,5 +132,33 @@ impl Dma {
             }
             _ => {}
         }
+    }
+
+    fn sum(&mut self, now: u64, sum: &SumSpan) {
+        let row = match sum.of {
+            Summed::Map | Summed::Unmap => self.domain(sum.domain.unwrap_or(Ptr::NULL)),
+            Summed::Invalidate => self.invalidation((sum.iommu.unwrap_or(Ptr::NULL), sum.kind.unwrap_or("other"))),
+            // Above the invalidations, which are counted.
+            Summed::Flush => return,
+        };
+        let calls = if sum.of == Summed::Unmap { &mut row.unmaps } else { &mut row.maps };
+        calls.sum(sum);
+        row.last = now;
+        if let Some(tick) = row.history.at(now) {
+            let count = u32::try_from(sum.calls).unwrap_or(u32::MAX);
+            let place = if sum.of == Summed::Unmap { &mut tick.1 } else { &mut tick.0 };
+            *place = place.saturating_add(count);
+            tick.2 = tick.2.saturating_add(sum.bytes.or(sum.descriptors).unwrap_or(0));
+        }
+    }
+
+    fn domain(&mut self, domain: Ptr) -> &mut Row {
+        let known = self.domains.len() < MAX_ROWS || self.domains.contains_key(&domain);
+        self.domains.entry(if known { domain } else { Ptr::NULL }).or_default()
+    }
+
+    fn invalidation(&mut self, key: (Ptr, &'static str)) -> &mut Row {
+        let known = self.invalidations.len() < MAX_ROWS || self.invalidations.contains_key(&key);
+        self.invalidations.entry(if known { key } else { (Ptr::NULL, "other") }).or_default()
     }
 }

@@ -234,11 +234,13 @@ impl World {
 
     fn show(&mut self, span: &Span) {
         if let Some(tick) = self.ticks.at(self.now) {
-            tick.kinds.count(&span.kind);
+            tick.kinds.count_calls(&span.kind);
         }
         self.logs.take(self.now, span);
         match &span.kind {
-            SpanKind::Map(_) | SpanKind::Unmap(_) | SpanKind::Invalidate(_) => self.dma.take(self.now, span),
+            SpanKind::Map(_) | SpanKind::Unmap(_) | SpanKind::Invalidate(_) | SpanKind::Sum(_) => {
+                self.dma.take(self.now, span);
+            }
             SpanKind::Fault(fault) => {
                 if let Some(bins) = self.stages.at(self.now) {
                     bins.record(fault);

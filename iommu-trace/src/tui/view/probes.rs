@@ -60,7 +60,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
         let style = match row.status.verdict {
             Verdict::Ok => theme.good(),
             Verdict::Broken => theme.bad(),
-            Verdict::Missing | Verdict::NotApplicable => theme.dim(),
+            Verdict::Missing | Verdict::Waiting | Verdict::NotApplicable => theme.dim(),
         };
         // A kernel without statistics counts no runs: that is no zero.
         let cost = row.cost.as_ref().filter(|cost| cost.runs > 0);
