@@ -51,31 +51,29 @@ pub const TESTS: &[GuestTest] = &[
     },
 ];
 
-/// docs/findings.md has why. The kernel is slow between look-up and handler; the detach begins meanwhile.
+/// docs/findings.md has why. The kernel is slow between look-up and handler; the detach begins meanwhile. The second
+/// program may crash the guest: what was found before has to be out by then.
 fn undrained(guest: &Guest, checks: &mut Checks) -> Result<()> {
-    let mut script = Script::new();
-    for (name, option) in [("not-the-last", "--not-the-last"), ("last", "")] {
-        script.case(
-            name,
-            &format!(
-                "exec iommu-trace check --track-frees --format json --output /out/{name}.jsonl -- \
-                 guest undrained --interrupt-first {option} --truth /dev/null"
-            ),
-        );
-    }
-    let files = script.run(guest.vm().timeout(Duration::from_secs(300)))?;
-    let trace = |name: &str| Trace::parse(&files.text(&format!("{name}.jsonl"))?);
-    checks.check("a detach that is not the last waits", {
-        files.expect_status("not-the-last", 0).and_then(|()| trace("not-the-last")?.check_clean())
+    let check = "iommu-trace check --track-frees --format json";
+    let program = "guest undrained --interrupt-first --truth /dev/null";
+    let script =
+        format!("{check} --output /dev/null -- {program} --not-the-last && echo waited && exec {check} -- {program}");
+    let outcome = guest.vm().timeout(Duration::from_secs(300)).script(script).run()?;
+    let text = outcome.text();
+    let waited = text.starts_with("waited\n");
+    checks.check("a detach that is not the last waits, and breaks no rule", {
+        if waited { Ok(()) } else { Err(anyhow!("{}", String::from_utf8_lossy(&outcome.stderr))) }
     });
-    checks.check("the last one frees what is in use", files.expect_status("last", 3));
-    let last = trace("last")?;
-    let found = last.spans.iter().find(|span| span.text("rule") == Some("use-after-free"));
-    let found = found.context("use-after-free did not fire")?;
-    let evidence = found.get("evidence").as_array().context("no evidence")?;
+    let found = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|line| line["event"] == "violation" && line["rule"] == "use-after-free")
+        .with_context(|| format!("use-after-free did not fire; the guest ended as {:?}", outcome.status))?;
+    let evidence = found["evidence"].as_array().context("no evidence")?;
     let by_interrupt = |event: &Value| event["comm"].as_str().is_some_and(|comm| comm.starts_with("irq/"));
-    ensure!(evidence.iter().any(by_interrupt), "the interrupt's thread is not among the evidence: {}", found.raw);
-    checks.note(format!("use-after-free: {}", found.text("message").unwrap_or_default()));
+    ensure!(evidence.iter().any(by_interrupt), "the interrupt's thread is not among the evidence: {found}");
+    checks.check("the last one frees what the interrupt's thread is using", Ok(()));
+    checks.note(format!("use-after-free: {}; the guest ended as {:?}", found["message"], outcome.status));
     Ok(())
 }
 
