@@ -97,4 +97,5 @@ probe_ids! {
     Kfree = "kfree",
     AmdPollEvents = "iommu_poll_events",
     VirtioEvents = "viommu_event_handler",
+    AmdPrintEvent = "iommu_print_event",
 }

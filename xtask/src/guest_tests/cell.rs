@@ -267,6 +267,8 @@ fn judge(cell: &mut Cell, files: &Files, session: &str, programs: &[(&str, &str)
     for ((name, judged), result) in ran.into_iter().zip(results) {
         let judged = match result {
             Ok(()) => judged,
+            // It gave up in the midst of something: what it tells of that is not whole.
+            Err(_) if matches!(judged, Judged::NotApplicable(_)) => judged,
             Err(error) => Judged::Wrong(format!("{error:#}")),
         };
         cell.programs.insert(name.to_owned(), judged);
