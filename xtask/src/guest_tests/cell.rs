@@ -46,7 +46,8 @@ pub const TESTS: &[GuestTest] = &[
 const PROGRAMS: &[(&str, &str)] = &[
     ("dma-fault", "dma-fault --count 4"),
     ("vfio-container", "vfio --container --cycles 2"),
-    ("vfio", "vfio --cycles 2"),
+    // AMD-Vi's driver of 7.3 takes a fault-capable page table for a device without page requests, which VT-d's refuses.
+    ("vfio", "vfio --cycles 2 --no-failures"),
     ("attach", "attach --cycles 2"),
     ("iopf", "iopf --faults 40"),
     ("iopf-pasid", "iopf --faults 20 --pasid 2 --pasid-via slot"),
