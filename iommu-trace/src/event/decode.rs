@@ -118,10 +118,9 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
                 owner: OwnerHint::from_raw(raw.owner),
             }
         }
-        (P::DmarFault, Phase::Enter)
-        | (P::AmdPollEvents, _)
-        | (P::AmdPrintEvent, Phase::Enter)
-        | (P::VirtioEvents, Phase::Exit) => Body::DmaFault(read::<record::DmaFault>(probe, payload)?.into()),
+        (P::AmdPollEvents, _) | (P::DmarFault | P::AmdPrintEvent, Phase::Enter) | (P::VirtioEvents, Phase::Exit) => {
+            Body::DmaFault(read::<record::DmaFault>(probe, payload)?.into())
+        }
         (P::IoPageFault, Phase::Enter) => {
             let raw = read::<record::IoPageFault>(probe, payload)?;
             Body::IoPageFault { device: raw.device.into(), iova: raw.iova, flags: raw.flags }
