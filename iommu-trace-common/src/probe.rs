@@ -102,4 +102,5 @@ probe_ids! {
     PrqEventThread = "prq_event_thread",
     AmdPollEvents = "iommu_poll_events",
     VirtioEvents = "viommu_event_handler",
+    AmdPrintEvent = "iommu_print_event",
 }

@@ -137,6 +137,43 @@ fn amd_polled(ctx: &impl Args) {
 on_enter!(amd_poll_events_enter, amd_poll);
 on_exit!(amd_poll_events_exit, amd_polled);
 
+// static void iommu_print_event(struct amd_iommu *iommu, void *__evt)
+#[inline(always)]
+fn amd_print(ctx: &impl Args) {
+    let iommu = ctx.arg(0);
+    let index: u32 = get(iommu, Field::AmdIndex).unwrap_or(NO_ID);
+    match read::at::<[u32; 4]>(ctx.arg(1)) {
+        Some(entry) => amd_entry(ctx, ProbeId::AmdPrintEvent, Phase::Enter, iommu, index, entry),
+        None => lost(ProbeId::AmdPrintEvent, Phase::Enter),
+    }
+}
+on_enter!(amd_print_event_enter, amd_print);
+
+/// Tells an entry of the event log, if it is about a device's request.
+#[inline(always)]
+fn amd_entry(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, iommu: u64, index: u32, entry: [u32; 4]) {
+    let kind = entry[1] >> 28;
+    match kind {
+        EVT_ILLEGAL_DEVICE_ENTRY..=EVT_PAGE_TABLE_ERROR | EVT_INVALID_DEVICE_REQUEST | EVT_RMP_FAULT => {}
+        // The hardware has announced it and not written it yet, or the driver has wiped it already.
+        0 => return lost(probe, phase),
+        // Of the IOMMU's own commands and page requests.
+        _ => return,
+    }
+    emit(ctx, probe, phase, |place: *mut DmaFault| {
+        set!(place, {
+            iommu: iommu,
+            addr: u64::from(entry[3]) << 32 | u64::from(entry[2]),
+            seq_id: index,
+            source: entry[0] & 0xffff,
+            reason: kind,
+            read: 0,
+            pasid: NO_ID,
+            status: (entry[1] >> 16) & 0xfff,
+        });
+    });
+}
+
 /// Tells the entries of the event log between two of its offsets.
 #[inline(always)]
 fn amd_entries(ctx: &impl EbpfContext, iommu: u64, base: u64, from: u32, to: u32, phase: Phase) {
@@ -158,29 +195,7 @@ fn amd_entries(ctx: &impl EbpfContext, iommu: u64, base: u64, from: u32, to: u32
             return;
         };
         at = (at + EVT_ENTRY_SIZE) & (size - 1);
-        let kind = entry[1] >> 28;
-        match kind {
-            EVT_ILLEGAL_DEVICE_ENTRY..=EVT_PAGE_TABLE_ERROR | EVT_INVALID_DEVICE_REQUEST | EVT_RMP_FAULT => {}
-            // The hardware has announced it and not written it yet, or the driver has wiped it already.
-            0 => {
-                lost(ProbeId::AmdPollEvents, phase);
-                continue;
-            }
-            // Of the IOMMU's own commands and page requests.
-            _ => continue,
-        }
-        emit(ctx, ProbeId::AmdPollEvents, phase, |place: *mut DmaFault| {
-            set!(place, {
-                iommu: iommu,
-                addr: u64::from(entry[3]) << 32 | u64::from(entry[2]),
-                seq_id: index,
-                source: entry[0] & 0xffff,
-                reason: kind,
-                read: 0,
-                pasid: NO_ID,
-                status: (entry[1] >> 16) & 0xfff,
-            });
-        });
+        amd_entry(ctx, ProbeId::AmdPollEvents, phase, iommu, index, entry);
     }
     lost_several(ProbeId::AmdPollEvents, phase, (to.wrapping_sub(at) & (size - 1)) / EVT_ENTRY_SIZE);
 }

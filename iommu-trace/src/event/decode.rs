@@ -118,7 +118,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
                 owner: OwnerHint::from_raw(raw.owner),
             }
         }
-        (P::DmarFault, Phase::Enter) | (P::AmdPollEvents, _) | (P::VirtioEvents, Phase::Exit) => {
+        (P::AmdPollEvents, _) | (P::DmarFault | P::AmdPrintEvent, Phase::Enter) | (P::VirtioEvents, Phase::Exit) => {
             Body::DmaFault(read::<record::DmaFault>(probe, payload)?.into())
         }
         (P::IoPageFault, Phase::Enter) => {

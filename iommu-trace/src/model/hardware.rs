@@ -10,7 +10,7 @@ use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId,
 impl Model {
     pub(super) fn dma_fault(&mut self, event: &Event, fault: &DmaFault, effects: &mut Effects) {
         let (unit, access, flags) = match event.probe {
-            ProbeId::AmdPollEvents => ("ivhd", amd_access(fault.status), Some(fault.status)),
+            ProbeId::AmdPollEvents | ProbeId::AmdPrintEvent => ("ivhd", amd_access(fault.status), Some(fault.status)),
             ProbeId::VirtioEvents => ("virtio", virtio_access(fault.status), Some(fault.status)),
             _ => ("dmar", if fault.read { "read" } else { "write" }, None),
         };

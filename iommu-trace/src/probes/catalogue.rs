@@ -275,6 +275,9 @@ catalogue! {
     AmdPollEvents "amd_poll_events" [enter exit] Vmlinux Fault, driver "ivhd";
         kernels "with AMD-Vi"; cost "unrecoverable DMA faults of AMD-Vi have no requester id and flags; those of interrupts and of devices in no domain are not seen";
         "void iommu_poll_events(struct amd_iommu *iommu)"
+    AmdPrintEvent "amd_print_event" [enter] Vmlinux Fault, driver "ivhd";
+        kernels "where the compiler left it a function"; cost "nothing where iommu_poll_events is called by its name";
+        "void iommu_print_event(struct amd_iommu *iommu, void *__evt)"
     VirtioEvents "virtio_events" [enter exit] Either Fault, driver "virtio_iommu";
         kernels "with virtio-iommu"; cost "unrecoverable DMA faults of virtio-iommu are not seen";
         "void viommu_event_handler(struct virtqueue *vq)"

@@ -92,16 +92,19 @@ impl Plan {
         plan
     }
 
-    /// Leaves out what tells again what another probe tells better: AMD-Vi's driver raises the tracepoint for some of the
-    /// entries of its event log, and those are read.
+    /// Leaves out what tells again what another probe tells better. AMD-Vi's driver raises the tracepoint for some of the
+    /// entries of its event log, and those are read. Where `iommu_print_event` is a function, the compiler has put copies of
+    /// `iommu_poll_events` into its callers: the one that has the name is not the one that is called.
     fn once(&mut self) {
-        if !self.has(ProbeId::AmdPollEvents) {
-            return;
-        }
-        for planned in self.0.iter_mut().filter(|planned| planned.probe.id == ProbeId::IoPageFault) {
-            planned.programs.clear();
-            planned.verdict = Verdict::NotApplicable;
-            planned.reason = Some(format!("{} tells the same faults", ProbeId::AmdPollEvents.function()));
+        let better = [ProbeId::AmdPrintEvent, ProbeId::AmdPollEvents].into_iter().find(|&id| self.has(id));
+        let Some(better) = better else { return };
+        for planned in &mut self.0 {
+            let id = planned.probe.id;
+            if id != better && matches!(id, ProbeId::AmdPollEvents | ProbeId::IoPageFault) {
+                planned.programs.clear();
+                planned.verdict = Verdict::NotApplicable;
+                planned.reason = Some(format!("{} tells the same faults", better.function()));
+            }
         }
     }
 
@@ -364,6 +367,13 @@ mod tests {
         };
         assert_eq!(verdict(vec!["ivhd"]), Verdict::NotApplicable);
         assert_eq!(verdict(vec!["dmar"]), Verdict::Ok);
+        // A copy of iommu_poll_events is in its caller.
+        let vmlinux = vec!["iommu_poll_events", "iommu_print_event", "io_page_fault"];
+        let machine = Fake { vmlinux, module: vec![], drivers: vec!["ivhd"] };
+        let plan = Plan::new(&machine, &topics(&[Topic::Fault]));
+        assert!(
+            plan.has(ProbeId::AmdPrintEvent) && !plan.has(ProbeId::AmdPollEvents) && !plan.has(ProbeId::IoPageFault)
+        );
     }
 
     #[test]

@@ -29,11 +29,12 @@ enum Addr {
     None,
 }
 
-const TELLINGS: [Telling; 3] = [
+const TELLINGS: [Telling; 4] = [
     // The page table entry does not allow writing, or reading.
     Telling { function: "dmar_fault", iommu: "dmar0", reasons: [5, 6], access: true, addr: Addr::Page },
     // IO_PAGE_FAULT.
     Telling { function: "iommu_poll_events", iommu: "ivhd0", reasons: [2, 2], access: false, addr: Addr::None },
+    Telling { function: "iommu_print_event", iommu: "ivhd0", reasons: [2, 2], access: false, addr: Addr::None },
     // VIRTIO_IOMMU_FAULT_R_MAPPING. QEMU sets neither of the flags that tell the access.
     Telling { function: "viommu_event_handler", iommu: "virtio0", reasons: [2, 2], access: false, addr: Addr::Exact },
 ];
@@ -66,12 +67,12 @@ impl Comparison<'_> {
             let until = |telling: &Telling| {
                 // Until the next transfer whose fault says the same.
                 let same = |next: &DmaFault| {
-                    telling.addr == Addr::None || (&next.iova, next.write) == (&fault.iova, fault.write)
+                    telling.addr != Addr::None && (&next.iova, next.write) == (&fault.iova, fault.write)
                 };
                 let again = faults[at + 1..].iter().find(|(_, next)| same(next));
                 (fault.call.ts1 + INTERRUPT_LATENCY).min(again.map_or(u64::MAX, |(_, next)| next.call.ts0))
             };
-            let candidates: Vec<usize> = (0..self.spans.len())
+            let mut candidates: Vec<usize> = (0..self.spans.len())
                 .filter(|&index| {
                     let span = self.spans[index];
                     !self.claimed[index]
@@ -80,6 +81,10 @@ impl Comparison<'_> {
                         && telling(span).is_some_and(|t| span.ts <= until(t) && t.fits(span, fault))
                 })
                 .collect();
+            // edu accesses four bytes at a time. Faults without an address are told apart by their number only.
+            if candidates.first().and_then(|&index| telling(self.spans[index])).is_some_and(|t| t.addr == Addr::None) {
+                candidates.truncate(usize::try_from(fault.length / 4).unwrap_or(usize::MAX));
+            }
             if candidates.is_empty() {
                 self.claim(line, "dma_fault at this address", &[]);
             }
