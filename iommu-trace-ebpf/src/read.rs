@@ -83,16 +83,23 @@ const DOMAIN_SVA: u32 = 16;
 /// The offset of a member, `None` where this kernel lacks it.
 #[inline(always)]
 pub fn offset(field: Field) -> Option<u64> {
-    if let Some(place) = field.late()
-        && setting!(late) != 0
-    {
-        // SAFETY: the pointer is to the map's value, which stays; user space writes whole words.
-        let offset = unsafe { (&raw const (*late()?).offsets).cast::<u32>().add(place).read_volatile() };
-        return if offset == ABSENT { None } else { Some(offset as u64) };
-    }
-    // SAFETY: a read-only global; `Field::COUNT` is its length.
-    let offset = unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) };
+    let offset = known(field);
     if offset == ABSENT { None } else { Some(offset as u64) }
+}
+
+/// The offset of a member, or [`ABSENT`]: a number on every path. The compiler may use the payload of a `None` before it
+/// looks which it is, and the verifier refuses to read a register that was never written.
+#[inline(always)]
+fn known(field: Field) -> u32 {
+    match field.late() {
+        Some(place) if setting!(late) != 0 => match late() {
+            // SAFETY: the pointer is to the map's value, which stays; user space writes whole words.
+            Some(late) => unsafe { (&raw const (*late).offsets).cast::<u32>().add(place).read_volatile() },
+            None => ABSENT,
+        },
+        // SAFETY: a read-only global; `Field::COUNT` is its length.
+        _ => unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u32>().add(field as usize)) },
+    }
 }
 
 /// Reads a `T` at a kernel address.
