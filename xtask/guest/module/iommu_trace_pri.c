@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Gives a PCI device the capabilities that page requests need, and binds it to a process's address space.
- * The other functions of its slot, which have to be alike, get them, too.
  *
  * No device that QEMU emulates has the PRI or PASID capability. This module puts itself between the kernel and the
  * configuration space of one device: two capabilities are added to the end of its chain, and the device is removed and
@@ -42,14 +41,14 @@ static struct pci_bus *bus;
 static unsigned int devfn;
 static struct pci_ops *real_ops;
 static int last_capability;
-static u8 space[8][SHIM_SIZE];
+static u8 space[SHIM_SIZE];
 
 static DEFINE_MUTEX(bond_lock);
 static struct iommu_sva *bond;
 
 static bool ours(unsigned int fn, int where, int size)
 {
-	return PCI_SLOT(fn) == PCI_SLOT(devfn) && where >= PRI_AT && where + size <= PRI_AT + SHIM_SIZE;
+	return fn == devfn && where >= PRI_AT && where + size <= PRI_AT + SHIM_SIZE;
 }
 
 static int shim_read(struct pci_bus *on, unsigned int fn, int where, int size, u32 *value)
@@ -58,12 +57,12 @@ static int shim_read(struct pci_bus *on, unsigned int fn, int where, int size, u
 
 	if (ours(fn, where, size)) {
 		*value = 0;
-		memcpy(value, space[PCI_FUNC(fn)] + where - PRI_AT, size);
+		memcpy(value, space + where - PRI_AT, size);
 		return PCIBIOS_SUCCESSFUL;
 	}
 	ret = real_ops->read(on, fn, where, size, value);
 	/* The chain goes on where it ended. */
-	if (!ret && PCI_SLOT(fn) == PCI_SLOT(devfn) && where == last_capability && size == 4)
+	if (!ret && fn == devfn && where == last_capability && size == 4)
 		*value |= PRI_AT << 20;
 	return ret;
 }
@@ -75,7 +74,7 @@ static int shim_write(struct pci_bus *on, unsigned int fn, int where, int size, 
 	/* A reset is over at once. */
 	if (where == PRI_AT + PCI_PRI_CTRL)
 		value &= ~PCI_PRI_CTRL_RESET;
-	memcpy(space[PCI_FUNC(fn)] + where - PRI_AT, &value, size);
+	memcpy(space + where - PRI_AT, &value, size);
 	return PCIBIOS_SUCCESSFUL;
 }
 
@@ -83,26 +82,22 @@ static struct pci_ops shim_ops = { .read = shim_read, .write = shim_write };
 
 static void put16(int at, u16 value)
 {
-	memcpy(space[0] + at - PRI_AT, &value, sizeof(value));
+	memcpy(space + at - PRI_AT, &value, sizeof(value));
 }
 
 static void put32(int at, u32 value)
 {
-	memcpy(space[0] + at - PRI_AT, &value, sizeof(value));
+	memcpy(space + at - PRI_AT, &value, sizeof(value));
 }
 
 static void make_capabilities(void)
 {
-	int function;
-
 	put32(PRI_AT, PCI_EXT_CAP_ID_PRI | 1 << 16 | PASID_AT << 20);
 	/* With PASID, an answer must have the PASID, too, or VT-d's driver leaves PRI off. */
 	put16(PRI_AT + PCI_PRI_STATUS, PCI_PRI_STATUS_STOPPED | PCI_PRI_STATUS_PASID);
 	put32(PRI_AT + PCI_PRI_MAX_REQ, REQUESTS);
 	put32(PASID_AT, PCI_EXT_CAP_ID_PASID | 1 << 16);
 	put16(PASID_AT + PCI_PASID_CAP, PASID_BITS << 8);
-	for (function = 1; function < ARRAY_SIZE(space); function++)
-		memcpy(space[function], space[0], SHIM_SIZE);
 }
 
 /* The last extended capability that the device really has. */
@@ -126,7 +121,7 @@ static int device_added(struct notifier_block *nb, unsigned long action, void *d
 {
 	struct pci_dev *dev = to_pci_dev(data);
 
-	if (action == BUS_NOTIFY_ADD_DEVICE && dev->bus == bus && PCI_SLOT(dev->devfn) == PCI_SLOT(devfn))
+	if (action == BUS_NOTIFY_ADD_DEVICE && dev->bus == bus && dev->devfn == devfn)
 		dev->pasid_no_tlp = 1;
 	return NOTIFY_DONE;
 }
@@ -147,17 +142,9 @@ static void allow_processes(void)
 
 static void find_again(void)
 {
-	struct pci_dev *one;
-	int function;
-
 	pci_lock_rescan_remove();
+	pci_stop_and_remove_bus_device(pdev);
 	pci_dev_put(pdev);
-	for (function = 0; function < ARRAY_SIZE(space); function++) {
-		one = pci_get_slot(bus, PCI_DEVFN(PCI_SLOT(devfn), function));
-		if (one)
-			pci_stop_and_remove_bus_device(one);
-		pci_dev_put(one);
-	}
 	pci_rescan_bus(bus);
 	pdev = pci_get_slot(bus, devfn);
 	pci_unlock_rescan_remove();
