@@ -43,9 +43,9 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     case("read", 1, "--delay 750 --read-old");
     let files = script.run(guest.vm().timeout(Duration::from_secs(240)))?;
     for (name, _) in SLOTS {
-        checks.check(&format!("{name}: the clean-up answers the new page table's fault"), in_time(&files, name));
+        checks.check(format!("{name}: the clean-up answers the new page table's fault"), in_time(&files, name));
         let late = format!("{name}-late");
-        checks.check(&format!("{name}: the fault is handled with the freed handle"), late_one(&files, &late));
+        checks.check(format!("{name}: the fault is handled with the freed handle"), late_one(&files, &late));
     }
     checks.check("user space gets the id from the freed handle's memory", {
         late_one(&files, "read").and_then(|()| fired(&files, "read", "device-mismatch").map(drop))
