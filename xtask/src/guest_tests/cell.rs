@@ -40,6 +40,14 @@ pub const TESTS: &[GuestTest] = &[
         tracer: true,
         run: test,
     },
+    GuestTest {
+        name: "arm64",
+        about: "arm64 with SMMUv3: nothing is broken, and what is traced there is what was done",
+        kernel: "stock-6.12-arm64",
+        iommu: Iommu::Smmuv3,
+        tracer: true,
+        run: test,
+    },
 ];
 
 /// What every cell tries, in this order. Those that a kernel or IOMMU has no use for say so by themselves.
@@ -139,7 +147,7 @@ pub fn run(ctx: &Ctx, kernel: &str, iommu: Iommu) -> Cell {
     let mut cell = Cell { kernel: kernel.to_owned(), iommu: name(iommu), ..Cell::default() };
     let result = kernel::find(kernel).and_then(|image| {
         cell.version.clone_from(&image.version);
-        let guest = Guest { image, programs: ctx.programs(true)?.clone(), iommu };
+        let guest = Guest { image, programs: ctx.programs(iommu.arch(), true)?.clone(), iommu };
         fill(&guest, &mut cell)
     });
     if let Err(error) = result {
@@ -221,6 +229,7 @@ fn driver(iommu: Iommu) -> &'static str {
         Iommu::Intel | Iommu::IntelPri => "intel_iommu_init",
         Iommu::Amd => "amd_iommu_prepare",
         Iommu::Virtio => "viommu_probe",
+        Iommu::Smmuv3 => "arm_smmu_device_probe",
         Iommu::None => "iommu_device_register",
     }
 }
