@@ -25,7 +25,7 @@ pub enum Iommu {
     Amd,
     /// virtio-iommu, and the `edu` device.
     Virtio,
-    /// SMMUv3 of an arm64 machine, and the `edu` device.
+    /// `SMMUv3` of an arm64 machine, and the `edu` device.
     Smmuv3,
     /// None: what Linux 6.12's iommufd test device needs.
     None,
