@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
+    arch::Arch,
     cache::{self, Lock},
     kernel::Image,
     programs::Programs,
@@ -32,8 +33,12 @@ pub enum Accel {
 }
 
 /// Decides what runs a guest.
-pub fn choose(accel: Accel, icount: bool, kernel: &Image, programs: &Programs) -> Result<Accelerator> {
+pub fn choose(accel: Accel, icount: bool, arch: Arch, kernel: &Image, programs: &Programs) -> Result<Accelerator> {
     match accel {
+        Accel::Kvm if arch != Arch::Amd64 => {
+            bail!("a guest of {} is emulated: leave --accel kvm out", arch.facts().debian)
+        }
+        _ if arch != Arch::Amd64 => Ok(Accelerator::Tcg),
         // Counting instructions is TCG's alone.
         Accel::Kvm if icount => bail!("--icount works with TCG only: leave --accel kvm out"),
         Accel::Kvm => Ok(Accelerator::Kvm),

@@ -34,25 +34,32 @@ pub struct Package {
 pub struct Apt {
     dir: PathBuf,
     suite: Option<String>,
+    /// Where it is not the machine's own.
+    architecture: Option<&'static str>,
 }
 
 impl Apt {
     /// The suites that this system has configured.
     pub fn configured() -> Result<Self> {
-        Self::open("configured", None)
+        Self::open("configured", None, None)
     }
 
     /// A suite that this system need not have configured, on the mirror that it has.
     pub fn suite(suite: &str) -> Result<Self> {
-        Self::open(suite, Some(suite))
+        Self::open(suite, Some(suite), None)
     }
 
     /// Several suites together, on the mirror that this system has.
     pub fn suites(suites: &[&str]) -> Result<Self> {
-        Self::open(&suites.join("+"), Some(&suites.join(" ")))
+        Self::open(&suites.join("+"), Some(&suites.join(" ")), None)
     }
 
-    fn open(name: &str, suite: Option<&str>) -> Result<Self> {
+    /// The suites that this system has configured, for another architecture.
+    pub fn foreign(architecture: &'static str) -> Result<Self> {
+        Self::open(&format!("configured-{architecture}"), None, Some(architecture))
+    }
+
+    fn open(name: &str, suite: Option<&str>, architecture: Option<&'static str>) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg"] {
             if command::find(program).is_none() {
                 bail!("{program} is not there: kernels and busybox come from Debian's archive, through its own tools");
@@ -62,7 +69,7 @@ impl Apt {
         for sub in ["lists/partial", "cache/archives/partial", "sources"] {
             fs::create_dir_all(dir.join(sub)).with_context(|| format!("cannot make {}", dir.join(sub).display()))?;
         }
-        let apt = Self { dir, suite: suite.map(str::to_owned) };
+        let apt = Self { dir, suite: suite.map(str::to_owned), architecture };
         apt.update()?;
         Ok(apt)
     }
@@ -98,6 +105,10 @@ impl Apt {
         set("Dir::State::Status", Path::new("/dev/null"));
         // As root, apt would drop to a user who cannot write to our cache.
         set("APT::Sandbox::User", Path::new("root"));
+        if let Some(architecture) = self.architecture {
+            set("APT::Architecture", Path::new(architecture));
+            set("APT::Architectures::", Path::new(architecture));
+        }
         if self.suite.is_some() {
             set("Dir::Etc::SourceList", Path::new("/dev/null"));
             set("Dir::Etc::SourceParts", &self.dir.join("sources"));

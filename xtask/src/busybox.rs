@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     apt::Apt,
+    arch::Arch,
     cache::{self, Lock},
     command,
     initramfs::Initramfs,
@@ -19,13 +20,31 @@ use crate::{
 const PACKAGE: &str = "busybox-static";
 
 /// Puts busybox into an archive, with a link for each of its applets.
-pub fn install<W: Write + Seek>(archive: &mut Initramfs<W>) -> Result<()> {
+pub fn install<W: Write + Seek>(archive: &mut Initramfs<W>, arch: Arch) -> Result<()> {
     let (program, applets) = get()?;
+    let program = if arch == Arch::Amd64 { program } else { foreign(arch)? };
     archive.copy(&program, "bin/busybox")?;
     for applet in applets.lines().map(str::trim).filter(|a| !a.is_empty() && *a != "busybox") {
         archive.symlink(&format!("bin/{applet}"), "/bin/busybox")?;
     }
     Ok(())
+}
+
+/// The program of another architecture, from the cache. It has the same applets, and cannot be asked here.
+fn foreign(arch: Arch) -> Result<PathBuf> {
+    let debian = arch.facts().debian;
+    let dir = cache::sub("busybox")?;
+    let program = dir.join(format!("busybox-{debian}"));
+    let _lock = Lock::take("busybox")?;
+    if !program.exists() {
+        let apt = Apt::foreign(debian)?;
+        let unpacked = tempfile::tempdir_in(&dir).context("cannot make a directory in the cache")?;
+        apt.unpack(&[apt.newest(PACKAGE)?], unpacked.path())?;
+        fs::rename(unpacked.path().join("bin/busybox"), &program)
+            .or_else(|_| fs::rename(unpacked.path().join("usr/bin/busybox"), &program))
+            .with_context(|| format!("package {PACKAGE} of {debian} has no bin/busybox"))?;
+    }
+    Ok(program)
 }
 
 /// The program and the names of its applets, from the cache.

@@ -43,7 +43,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     }
     setup::ensure()?;
     let image = kernel::find(&arguments.kernel)?;
-    let programs = Programs::build(true)?;
+    let programs = Programs::build(crate::arch::Arch::Amd64, true)?;
     let tracer = if arguments.top { TOP } else { TRACE };
     let words = tracer.iter().chain(WORKLOAD).map(|&word| word.to_owned());
     let command = words.chain([arguments.seconds.to_string()]);

@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     apt::{self, Apt},
+    arch::Arch,
     cache::{self, Lock},
-    kernel, qemu,
+    command, kernel, qemu,
 };
 
 /// The package, and the suites it and its libraries come from: the last one's version is taken.
@@ -30,18 +31,27 @@ const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 pub struct Emulator {
     /// Where the unpacked one is; `None` for the installed one.
     root: Option<PathBuf>,
+    arch: Arch,
 }
 
 impl Emulator {
     /// One that can emulate this IOMMU; fetched first if that is not the installed one.
     pub fn for_iommu(iommu: qemu::Iommu) -> Result<Self> {
-        Ok(Self { root: iommu.wants_newest_qemu().then(get).transpose()? })
+        let arch = iommu.arch();
+        let facts = arch.facts();
+        ensure!(
+            command::find(facts.qemu).is_some(),
+            "{} is not installed: sudo apt-get install --no-install-recommends {}",
+            facts.qemu,
+            facts.qemu_package
+        );
+        Ok(Self { root: iommu.wants_newest_qemu().then(get).transpose()?, arch })
     }
 
     /// The beginning of its command line.
     #[must_use]
     pub fn command(&self) -> Command {
-        let Some(root) = &self.root else { return Command::new(qemu::PROGRAM) };
+        let Some(root) = &self.root else { return Command::new(self.arch.facts().qemu) };
         let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
         command.arg("--library-path").arg(root.join(LIBRARIES));
         command.arg(root.join("usr/bin").join(qemu::PROGRAM));
@@ -89,7 +99,7 @@ mod tests {
 
     #[test]
     fn an_unpacked_one_runs_by_its_own_loader_with_its_own_libraries_firmware_and_modules() {
-        let command = Emulator { root: Some("/c/11".into()) }.command();
+        let command = Emulator { root: Some("/c/11".into()), arch: Arch::Amd64 }.command();
         assert_eq!(command.get_program(), "/c/11/usr/lib64/ld-linux-x86-64.so.2");
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         assert_eq!(args[..3], ["--library-path", "/c/11/usr/lib/x86_64-linux-gnu", "/c/11/usr/bin/qemu-system-x86_64"]);

@@ -5,11 +5,13 @@
 
 pub mod accel;
 pub mod apt;
+pub mod arch;
 pub mod busybox;
 pub mod cache;
 pub mod cli;
 pub mod command;
 pub mod console;
+pub mod cross;
 pub mod debian;
 pub mod demo;
 pub mod emulator;

@@ -9,10 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, workspace};
-
-/// The target to build for. Named although it is the host's own: flags then leave build scripts and macros alone.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+use crate::{arch::Arch, command, cross, workspace};
 
 /// Programs for a guest, on the host.
 #[derive(Clone, Debug)]
@@ -25,27 +22,44 @@ pub struct Programs {
 
 impl Programs {
     /// Builds them, with iommu-trace or without.
-    pub fn build(tracer: bool) -> Result<Self> {
-        let mut built = build("iommu-trace-guest")?;
+    pub fn build(arch: Arch, tracer: bool) -> Result<Self> {
+        let mut built = build(arch, "iommu-trace-guest")?;
         let at = built
             .iter()
             .position(|p| p.ends_with("init"))
             .context("package iommu-trace-guest has built no program called init")?;
         let init = built.swap_remove(at);
         if tracer {
-            built.extend(build("iommu-trace")?);
+            built.extend(build(arch, "iommu-trace")?);
         }
-        Ok(Self { init: stripped(&init)?, others: built.iter().map(|p| stripped(p)).collect::<Result<_>>()? })
+        Ok(Self {
+            init: stripped(arch, &init)?,
+            others: built.iter().map(|p| stripped(arch, p)).collect::<Result<_>>()?,
+        })
     }
 }
 
 /// Builds the programs of one package. Packages are built one by one: together, cargo would unify their features, and
 /// each change of the set would build everything again.
-fn build(package: &str) -> Result<Vec<PathBuf>> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+fn build(arch: Arch, package: &str) -> Result<Vec<PathBuf>> {
+    let mut cargo = match arch {
+        Arch::Amd64 => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+        Arch::Arm64 => cross::cargo(arch)?,
+    };
     cargo
         .current_dir(workspace::root())
-        .args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "--package", package, "--bins"])
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            "guest",
+            "--target",
+            arch.facts().target,
+            "--package",
+            package,
+            "--bins",
+        ])
+        // The target is named although it may be the host's own: flags then leave build scripts and macros alone.
         .arg("--message-format=json-render-diagnostics")
         // Static, because the guest has no libraries. A musl target would have to be installed; glibc's is there.
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
@@ -71,7 +85,7 @@ fn executables(messages: &str) -> Vec<PathBuf> {
 }
 
 /// A copy without debug information, which is most of the size; made again only when the program changed.
-fn stripped(program: &Path) -> Result<PathBuf> {
+fn stripped(arch: Arch, program: &Path) -> Result<PathBuf> {
     let dir = program.with_file_name("guest-stripped");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let name = program.file_name().context("a program without a name")?;
@@ -80,7 +94,7 @@ fn stripped(program: &Path) -> Result<PathBuf> {
     if !matches!((modified(&copy), modified(program)), (Ok(copy), Ok(program)) if copy >= program) {
         // Renamed into place: several runs may do this at once.
         let temporary = tempfile::Builder::new().tempfile_in(&dir)?.into_temp_path();
-        command::output(Command::new("strip").args(["--strip-debug", "-o"]).arg(&*temporary).arg(program))?;
+        command::output(Command::new(arch.facts().strip).args(["--strip-debug", "-o"]).arg(&*temporary).arg(program))?;
         // Temporary files are for their owner only.
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
         fs::rename(&temporary, &copy).with_context(|| format!("cannot write {}", copy.display()))?;

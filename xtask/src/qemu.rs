@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::emulator::Emulator;
+use crate::{arch::Arch, emulator::Emulator};
 
 /// The program that runs machines.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -25,11 +25,19 @@ pub enum Iommu {
     Amd,
     /// virtio-iommu, and the `edu` device.
     Virtio,
+    /// `SMMUv3` of an arm64 machine, and the `edu` device.
+    Smmuv3,
     /// None: what Linux 6.12's iommufd test device needs.
     None,
 }
 
 impl Iommu {
+    /// The architecture of the machines that have it.
+    #[must_use]
+    pub fn arch(self) -> Arch {
+        if self == Self::Smmuv3 { Arch::Arm64 } else { Arch::Amd64 }
+    }
+
     /// Whether the QEMU of an older Debian cannot emulate it.
     #[must_use]
     pub fn wants_newest_qemu(self) -> bool {
@@ -86,7 +94,8 @@ pub struct Machine {
 pub fn command_line(machine: &Machine) -> String {
     // loglevel 5 shows warnings, which `quiet` would hide: they are what the console is watched for.
     // On a busy host the emulated timer can be late enough for the kernel to take it for broken and panic.
-    let mut words = vec!["console=ttyS0", "panic=-1", "oops=panic", "loglevel=5", "no_timer_check", "rdinit=/init"];
+    let console = if machine.iommu.arch() == Arch::Arm64 { "console=ttyAMA0" } else { "console=ttyS0" };
+    let mut words = vec![console, "panic=-1", "oops=panic", "loglevel=5", "no_timer_check", "rdinit=/init"];
     // A busy host leaves an emulated CPU alone for seconds: that is no stall, and no fault of its clock.
     words.extend(["tsc=nowatchdog", "rcupdate.rcu_cpu_stall_timeout=60"]);
     match machine.iommu {
@@ -94,7 +103,7 @@ pub fn command_line(machine: &Machine) -> String {
         // The guest program reads the IOMMU's registers through /dev/mem.
         Iommu::IntelPri => words.extend(["intel_iommu=on,sm_on", "iomem=relaxed"]),
         Iommu::Amd => words.push("amd_iommu=on"),
-        Iommu::Virtio | Iommu::None => {}
+        Iommu::Virtio | Iommu::Smmuv3 | Iommu::None => {}
     }
     words.extend(machine.append.iter().map(String::as_str));
     words.join(" ")
@@ -113,7 +122,13 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
         Accelerator::Tcg => ("tcg", "max"),
     };
     // Interrupt remapping needs the split irqchip.
-    add("machine", format!("q35,accel={accel},kernel-irqchip=split"));
+    add(
+        "machine",
+        match machine.iommu.arch() {
+            Arch::Amd64 => format!("q35,accel={accel},kernel-irqchip=split"),
+            Arch::Arm64 => format!("virt,accel={accel},gic-version=3,iommu=smmuv3"),
+        },
+    );
     // The IOMMU's first-level tables have four levels: a process's must not have five.
     add("cpu", if machine.iommu == Iommu::IntelPri { format!("{cpu},la57=off") } else { cpu.to_owned() });
     add("m", machine.memory.clone());
@@ -137,7 +152,8 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
         ),
         Iommu::Amd => add("device", "amd-iommu,intremap=on,dma-remap=on".to_owned()),
         Iommu::Virtio => add("device", "virtio-iommu-pci,addr=0x1".to_owned()),
-        Iommu::None => {}
+        // The machine brings its own.
+        Iommu::Smmuv3 | Iommu::None => {}
     }
     match machine.iommu {
         Iommu::None => {}
@@ -163,8 +179,18 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
     add("chardev", file("serial1", &machine.control));
     add("chardev", terminal);
     add("chardev", file("serial3", &machine.serial[1]));
+    if machine.iommu.arch() == Arch::Arm64 {
+        // Its own port is the console; those of a PCI card are ttyS0, which nobody reads, to ttyS3.
+        add("serial", "chardev:serial0".to_owned());
+        add("chardev", "null,id=nobody".to_owned());
+        add(
+            "device",
+            "pci-serial-4x,addr=0x1d,chardev1=nobody,chardev2=serial1,chardev3=serial2,chardev4=serial3".to_owned(),
+        );
+    }
     // Each port its own interrupt: kernels without CONFIG_SERIAL_8250_SHARE_IRQ cannot open two that share one.
-    for (index, irq) in [4, 3, 5, 7].into_iter().enumerate() {
+    let irqs: &[u32] = if machine.iommu.arch() == Arch::Arm64 { &[] } else { &[4, 3, 5, 7] };
+    for (index, irq) in irqs.iter().enumerate() {
         add("device", format!("isa-serial,index={index},irq={irq},chardev=serial{index}"));
     }
     add("kernel", machine.kernel.display().to_string());

@@ -169,7 +169,7 @@ fn select(steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>> {
         }
     }
     // Kernels with a bug put in are built one by one, and some tests take long: jobs of their own, run by name.
-    let by_name_only = |step: &Step| is_called(step, "broken") || is_called(step, "long");
+    let by_name_only = |step: &Step| is_called(step, "broken") || is_called(step, "long") || is_called(step, "arm64");
     let wanted = |step: &Step| {
         if only.is_empty() { !by_name_only(step) } else { only.iter().any(|name| is_called(step, name)) }
     };

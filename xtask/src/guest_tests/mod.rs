@@ -27,6 +27,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::{
+    arch::Arch,
     kernel::{self, Image},
     programs::Programs,
     qemu::Iommu,
@@ -95,8 +96,11 @@ impl GuestTest {
     }
 
     fn run_into(&self, ctx: &Ctx, checks: &mut Checks) -> Result<()> {
-        let guest =
-            Guest { image: kernel::find(self.kernel)?, programs: ctx.programs(self.tracer)?, iommu: self.iommu };
+        let guest = Guest {
+            image: kernel::find(self.kernel)?,
+            programs: ctx.programs(self.iommu.arch(), self.tracer)?,
+            iommu: self.iommu,
+        };
         (self.run)(&guest, checks)
             .with_context(|| format!("{} ({} {})", self.about, guest.image.name, guest.image.version))
     }
@@ -106,16 +110,21 @@ impl GuestTest {
 #[derive(Debug, Default)]
 pub struct Ctx {
     with_tracer: Mutex<Option<Programs>>,
+    foreign: Mutex<Option<Programs>>,
     without: Mutex<Option<Programs>>,
 }
 
 impl Ctx {
     /// Who comes while they are built waits.
-    fn programs(&self, tracer: bool) -> Result<Programs> {
-        let built = if tracer { &self.with_tracer } else { &self.without };
+    fn programs(&self, arch: Arch, tracer: bool) -> Result<Programs> {
+        let built = match (arch, tracer) {
+            (Arch::Arm64, _) => &self.foreign,
+            (Arch::Amd64, true) => &self.with_tracer,
+            (Arch::Amd64, false) => &self.without,
+        };
         let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
         if built.is_none() {
-            *built = Some(Programs::build(tracer)?);
+            *built = Some(Programs::build(arch, tracer || arch != Arch::Amd64)?);
         }
         built.clone().context("the programs are gone")
     }

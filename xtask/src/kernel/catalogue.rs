@@ -7,6 +7,8 @@ pub enum Origin {
     Configured,
     /// This suite, configured or not.
     Suite(&'static str),
+    /// The suites that the system has configured, for this architecture.
+    Foreign(&'static str),
 }
 
 /// Which package.
@@ -88,6 +90,12 @@ pub const CATALOGUE: &[Entry] = &[
         origin: Origin::Configured,
         kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-6.12-amd64", "linux-image-"), split: None },
         about: "domains only: Debian leaves iommufd out",
+    },
+    Entry {
+        name: "stock-6.12-arm64",
+        origin: Origin::Foreign("arm64"),
+        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-6.12-arm64", "linux-image-"), split: None },
+        about: "for arm64 (boot it with --iommu smmuv3)",
     },
     Entry {
         name: "stock-6.18",

@@ -26,6 +26,7 @@ pub(super) fn archive(entry: &Entry) -> Result<Apt> {
     match entry.origin {
         Origin::Configured => Apt::configured(),
         Origin::Suite(suite) => Apt::suite(suite),
+        Origin::Foreign(architecture) => Apt::foreign(architecture),
     }
 }
 

@@ -79,7 +79,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         bail!("--tty needs a terminal on standard input and output");
     }
     let image = kernel::find(&arguments.kernel)?;
-    let programs = Programs::build(!arguments.no_tracer)?;
+    let programs = Programs::build(arguments.iommu.arch(), !arguments.no_tracer)?;
     let mut vm = Vm::new(&image, &programs)
         .command(&arguments.command)
         .iommu(arguments.iommu)

@@ -220,7 +220,7 @@ impl Vm {
 
     /// Runs the command and passes its output on as it comes; the outcome's `stdout` and `stderr` stay empty.
     pub fn run_into(&self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<Outcome> {
-        let accelerator = accel::choose(self.accel, self.icount, &self.kernel, &self.programs)?;
+        let accelerator = accel::choose(self.accel, self.icount, self.iommu.arch(), &self.kernel, &self.programs)?;
         let dir = tempfile::Builder::new().prefix("iommu-trace-vm-").tempdir().context("cannot make a directory")?;
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
@@ -274,7 +274,7 @@ impl Vm {
                 let name = program.file_name().and_then(|n| n.to_str()).context("a program without a name")?;
                 archive.copy(program, &format!("bin/{name}"))?;
             }
-            busybox::install(&mut archive)?;
+            busybox::install(&mut archive, self.iommu.arch())?;
             if let Some(dir) = &self.kernel.modules {
                 let wanted = modules::WANTED.iter().copied().chain(self.modules.iter().map(String::as_str));
                 for module in modules::load(dir, wanted)? {
