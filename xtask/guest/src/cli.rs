@@ -9,7 +9,8 @@ use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
 use crate::programs::{
-    as_user, attach, default_domain, dma_fault, iopf, map_load, page_request, race, undrained, unplug, vfio, workload,
+    as_user, attach, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race, undrained, unplug,
+    vfio, workload,
 };
 use crate::sys;
 use crate::truth::{Fact, Truth};
@@ -53,6 +54,8 @@ enum Program {
     Unplug(unplug::Args),
     /// Page faults on a PASID that comes and goes.
     Race(race::Args),
+    /// Page faults while a slot is moved from one page table with a fault queue to another.
+    ReplaceRace(replace_race::Args),
     /// Map and unmap as fast as it goes.
     MapLoad(map_load::Args),
     /// A mix of the above, at a human's pace or as fast as it goes.
@@ -73,6 +76,7 @@ impl Program {
             Self::Undrained(_) => "undrained",
             Self::Unplug(_) => "unplug",
             Self::Race(_) => "race",
+            Self::ReplaceRace(_) => "replace-race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
             Self::As(_) => "as",
@@ -90,6 +94,7 @@ impl Program {
             Self::Undrained(args) => undrained::run(args, truth),
             Self::Unplug(args) => unplug::run(args, truth),
             Self::Race(args) => race::run(args, truth),
+            Self::ReplaceRace(args) => replace_race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),
             Self::As(_) => Ok(()),

@@ -11,6 +11,7 @@ mod modules;
 mod page_requests;
 mod privileges;
 mod recorded;
+mod replaced;
 mod serve;
 mod service;
 mod session;
@@ -163,6 +164,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         top::TESTS,
         modules::TESTS,
         page_requests::TESTS,
+        replaced::TESTS,
         unplug::TESTS,
         cell::TESTS,
     ]

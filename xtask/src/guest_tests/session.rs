@@ -29,7 +29,7 @@ impl Script {
         let outcome = vm.script(self.0 + "exit 0").collect(OUT).run()?;
         outcome.success()?;
         let dir = outcome.collected.get(OUT).context("the guest's files did not come back")?.clone();
-        Ok(Files { dir, _outcome: outcome })
+        Ok(Files { dir, outcome })
     }
 }
 
@@ -48,7 +48,7 @@ pub fn quoted(word: &str) -> String {
 pub struct Files {
     dir: PathBuf,
     /// Keeps the files.
-    _outcome: Outcome,
+    outcome: Outcome,
 }
 
 impl Files {
@@ -57,6 +57,11 @@ impl Files {
         let path = self.dir.join(name);
         let bytes = fs::read(&path).with_context(|| format!("the guest wrote no {name}"))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// What the kernel said on its console, warnings and worse.
+    pub fn console(&self) -> &str {
+        &self.outcome.console
     }
 
     /// The exit status of a case.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Checks, Guest, GuestTest, session::Script, trace::Trace};
-use crate::qemu::Iommu;
+use crate::{console::message, qemu::Iommu};
 
 const NOTHING_LEFT: &str = "a device that is removed while it is attached leaves no alarm and no entry behind";
 
@@ -30,9 +30,16 @@ pub const TESTS: &[GuestTest] = &[
     },
 ];
 
+/// Said by the guest in the kernel's log: what the kernel said between the two is of the devices' coming and going.
+const BEGIN: &str = "unplug: begin";
+const END: &str = "unplug: end";
+/// VFIO tells that the program did not ask to be told of a removal.
+const ORDINARY: &str = "No device request channel registered, blocked until released by user";
+
 fn unplugged(guest: &Guest, checks: &mut Checks, count: usize) -> Result<()> {
     let mut script = Script::new();
     script.case("before", "exec iommu-trace handles --json");
+    script.case("begin", &format!("exec echo '<4>{BEGIN}' > /dev/kmsg"));
     let program = |truth: &str| format!("guest unplug --count {count} --truth /out/{truth}.truth");
     script.case(
         "check",
@@ -45,9 +52,12 @@ fn unplugged(guest: &Guest, checks: &mut Checks, count: usize) -> Result<()> {
         "trace",
         &format!("exec iommu-trace trace --format json --output /out/trace.jsonl -- {}", program("trace")),
     );
+    script.case("record", &format!("exec iommu-trace record -o /out/run.itr -- {}", program("record")));
+    script.case("end", &format!("exec echo '<4>{END}' > /dev/kmsg"));
     script.case("after", "exec iommu-trace handles --json");
+    script.case("recorded", "exec iommu-trace handles --json --from /out/run.itr");
     let files = script.run(guest.vm().timeout(Duration::from_secs(600)))?;
-    for name in ["before", "check", "trace", "after"] {
+    for name in ["before", "begin", "check", "trace", "record", "end", "after", "recorded"] {
         files.expect_status(name, 0).with_context(|| name.to_owned())?;
     }
     let trace = Trace::parse(&files.text("trace.jsonl")?)?;
@@ -56,6 +66,8 @@ fn unplugged(guest: &Guest, checks: &mut Checks, count: usize) -> Result<()> {
     checks.check("the trace tells what the guest says it did", told(&trace, &files.text("trace.truth")?, count));
     let (before, after) = (files.text("before.stdout")?, files.text("after.stdout")?);
     checks.check("afterwards the same is attached as before", same(&before, &after));
+    checks.check("by the recording nothing is attached", nothing_attached(&files.text("recorded.stdout")?));
+    checks.check("the kernel says nothing", said_nothing(files.console()));
     Ok(())
 }
 
@@ -84,6 +96,28 @@ fn told(trace: &Trace, truth: &str, count: usize) -> Result<()> {
     let did = |kind: &str| truth.lines().filter(|line| line.contains(&format!(r#""truth":"{kind}""#))).count();
     for kind in ["bind", "attach", "detach", "unbind", "device_remove", "device_add"] {
         ensure!(did(kind) == count, "the guest says {kind} {} times, not {count}", did(kind));
+    }
+    Ok(())
+}
+
+/// Between the two marks the console, which has warnings and worse, has nothing.
+fn said_nothing(console: &str) -> Result<()> {
+    let mut lines = console.lines().map(message);
+    lines.by_ref().find(|line| *line == BEGIN).context("the console lacks the mark of the beginning")?;
+    let said: Vec<&str> =
+        lines.take_while(|line| *line != END).filter(|line| !line.is_empty() && !line.ends_with(ORDINARY)).collect();
+    ensure!(console.contains(END), "the console lacks the mark of the end");
+    ensure!(said.is_empty(), "the kernel said\n  {}", said.join("\n  "));
+    Ok(())
+}
+
+/// No slot of a snapshot holds anything.
+fn nothing_attached(text: &str) -> Result<()> {
+    let snapshot: Value = serde_json::from_str(text).context("the snapshot is no JSON")?;
+    let groups = snapshot["groups"].as_array().context("the snapshot has no groups")?;
+    ensure!(!groups.is_empty(), "the snapshot is empty");
+    for group in groups {
+        ensure!(group["slots"].as_array().is_some_and(Vec::is_empty), "still attached: {group}");
     }
     Ok(())
 }

@@ -237,19 +237,51 @@ pub const VARIANTS: &[Variant] = &[
 ];
 
 /// Kernels without a bug of ours: a window that the kernel has by itself is wider.
-pub const WIDENED: &[Variant] = &[Variant {
-    name: "slow-report",
-    base: "built-7.3",
-    about: "a report takes a third of a second from its look-up to its handler",
-    rule: "use-after-free",
-    undoes: "",
-    edits: &[edit(
-        FAULTS,
-        "iommu_report_device_fault",
-        "iopf_param = iopf_get_dev_fault_param(dev);",
-        Change::After("schedule_timeout_uninterruptible(HZ / 3);"),
-    )],
-}];
+pub const WIDENED: &[Variant] = &[
+    Variant {
+        name: "slow-report",
+        base: "built-7.3",
+        about: "a report takes a third of a second from its look-up to its handler",
+        rule: "use-after-free",
+        undoes: "",
+        edits: &[edit(
+            FAULTS,
+            "iommu_report_device_fault",
+            "iopf_param = iopf_get_dev_fault_param(dev);",
+            Change::After("schedule_timeout_uninterruptible(HZ / 3);"),
+        )],
+    },
+    Variant {
+        name: "slow-replace",
+        base: "built-7.3",
+        about: "a replace takes a second from its op to its store, a report half a second from its look-up to its handler",
+        rule: "use-after-free",
+        undoes: "",
+        edits: &[
+            edit(
+                CORE,
+                "iommu_replace_device_pasid",
+                "WARN_ON(xa_is_err(xa_store",
+                Change::Before("schedule_timeout_uninterruptible(HZ);"),
+            ),
+            edit(
+                CORE,
+                "iommu_replace_group_handle",
+                "curr = xa_store",
+                Change::Before("schedule_timeout_uninterruptible(HZ);"),
+            ),
+            edit(
+                FAULTS,
+                "iommu_report_device_fault",
+                "iopf_param = iopf_get_dev_fault_param(dev);",
+                Change::After("schedule_timeout_uninterruptible(HZ / 2);"),
+            ),
+            // The test device holds its faults back during a replace; hardware does not.
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "down_read", Change::Drop),
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "up_read", Change::Drop),
+        ],
+    },
+];
 
 /// The kernel and the bug that `BASE+NAME` names; `None` for a name without a plus sign.
 pub fn find(name: &str) -> Result<Option<(&'static Entry, &'static Variant)>> {

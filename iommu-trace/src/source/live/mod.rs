@@ -38,15 +38,23 @@ use crate::{
 
 /// How long to wait for more while events are held back.
 const HOLD_BACK: Duration = Duration::from_millis(5);
+/// How often the ring is read at most.
+const DRAIN_EVERY: Duration = Duration::from_millis(10);
 /// How often events are given out at most: before that, each program is asked for the runs that it missed, so that no rule
-/// takes what was not seen for what did not happen.
+/// takes what was not seen for what did not happen. Asking all of them takes as long as some fifty faults do.
 const RELEASE_EVERY: Duration = Duration::from_millis(10);
+/// The same when there are many events.
+const RELEASE_MANY_EVERY: Duration = Duration::from_millis(50);
+/// How many are many.
+const MANY: usize = 500;
 /// The clock that BPF programs read is not quite in step with ours while the kernel adjusts it.
 const CLOCK_SLACK_NS: u64 = 100_000;
 /// How long a record that was begun before the end of the trace is waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(200);
 /// How long the ring is waited for where a module may come meanwhile.
 const MODULE_WAIT: Duration = Duration::from_millis(10);
+/// The fastest that a ring is filled, bytes a nanosecond: how long it may be left alone follows from its size.
+const FASTEST: f64 = 0.4;
 /// Events taken from the ring in one poll, so that batches stay bounded in a storm.
 const MAX_BATCH: usize = 8192;
 /// The nice value of the thread that reads the ring.
@@ -170,6 +178,10 @@ struct Live {
     /// Where hot functions are summed up.
     sums: Option<Sums>,
     misses: Misses,
+    /// When the ring was read last, and for how long it is left alone then. Otherwise the kernel would wake the reader for
+    /// each record, which costs a hundred times what the record does.
+    drained_at: Instant,
+    pace: Duration,
     /// When events were given out last.
     released_at: Instant,
     stacks: Arc<LiveStacks>,
@@ -224,6 +236,8 @@ impl Live {
             losses,
             sums,
             misses: Misses::of(&ebpf),
+            drained_at: Instant::now(),
+            pace: pace(options.buffer_size),
             released_at: Instant::now(),
             stacks: Arc::new(stacks),
             diagnostics,
@@ -293,6 +307,10 @@ impl Live {
         Ok(())
     }
 
+    fn release_every(&self) -> Duration {
+        if self.order.len() < MANY { RELEASE_EVERY } else { RELEASE_MANY_EVERY }
+    }
+
     fn release(&mut self, upto: u64, batch: &mut Batch) {
         // What was lost was lost after everything that is out already, and maybe before all that is still held.
         for lost in self.losses.take() {
@@ -335,11 +353,13 @@ impl Source for Live {
         self.look_at_modules()?;
         let timeout = if self.modules.is_some() { timeout.min(MODULE_WAIT) } else { timeout };
         self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
+        std::thread::sleep(self.pace.saturating_sub(self.drained_at.elapsed()));
         let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
         self.drain();
+        self.drained_at = Instant::now();
         self.look_at_sums(false)?;
         self.losses.update(monotonic_ns())?;
-        if self.ring.has_passed(mark) && self.released_at.elapsed() >= RELEASE_EVERY {
+        if self.ring.has_passed(mark) && self.released_at.elapsed() >= self.release_every() {
             self.losses.add(self.misses.take(false));
             self.released_at = Instant::now();
             self.release(mark.ts.saturating_sub(CLOCK_SLACK_NS), batch);
@@ -373,6 +393,11 @@ impl Source for Live {
             None => self.costs.clone(),
         }
     }
+}
+
+/// For how long a ring of this size can be left alone.
+fn pace(ring: u32) -> Duration {
+    DRAIN_EVERY.min(Duration::from_nanos((f64::from(ring) / FASTEST / 4.0) as u64))
 }
 
 /// Run time and run count of each program; zero unless the kernel keeps statistics (`kernel.bpf_stats_enabled`).

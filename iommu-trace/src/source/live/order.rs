@@ -42,6 +42,11 @@ impl Reorder {
         self.sequence += 1;
     }
 
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()

@@ -8,6 +8,7 @@ pub mod iopf;
 pub mod map_load;
 pub mod page_request;
 pub mod race;
+pub mod replace_race;
 pub mod undrained;
 pub mod unplug;
 pub mod vfio;

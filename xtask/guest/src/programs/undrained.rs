@@ -1,4 +1,4 @@
-//! `undrained`: a detach while a page request waits in VT-d's queue.
+//! `undrained`: a detach, or a replace, while a page request waits in VT-d's queue.
 //!
 //! A detach has to wait until requests in the queue were handled (`intel_iommu_drain_pasid_prq`): only then may the handle be
 //! freed. The request is put into the queue, and its interrupt raised later, by hand: a detach that drains waits for it.
@@ -35,9 +35,12 @@ pub struct Args {
     /// Raise the interrupt right before the detach: for a kernel that is slow between look-up and handler.
     #[arg(long)]
     pub interrupt_first: bool,
+    /// Replace a PASID's page table instead; the request itself, with that PASID, comes only with the interrupt.
+    #[arg(long, conflicts_with_all = ["interrupt_first", "not_the_last"])]
+    pub replace: bool,
 }
 
-/// The PASID of `--not-the-last`.
+/// The PASID of `--not-the-last` and `--replace`.
 const PASID: u32 = 1;
 
 /// Runs the program.
@@ -56,11 +59,25 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     if args.not_the_last {
         device.attach_pasid(PASID, two)?;
     }
-    let request =
-        Request { rid: pci.rid()?, pasid: None, grpid: 1, read: true, write: false, last: true, addr: ADDRESS };
-    queue.put(&[request])?;
+    if args.replace {
+        device.attach_pasid(PASID, one)?;
+    }
+    let pasid = args.replace.then_some(PASID);
+    let request = Request { rid: pci.rid()?, pasid, grpid: 1, read: true, write: false, last: true, addr: ADDRESS };
+    if !args.replace {
+        queue.put(&[request])?;
+    }
     let ts0 = sys::now();
-    let (device, result) = if args.interrupt_first {
+    let (mut device, result) = if args.replace {
+        let replace = thread::spawn(move || {
+            let result = device.attach_pasid(PASID, two);
+            (device, result)
+        });
+        pause(Duration::from_millis(args.after));
+        queue.put(&[request])?;
+        queue.interrupt()?;
+        replace.join().ok().context("the replacing thread panicked")?
+    } else if args.interrupt_first {
         queue.interrupt()?;
         let result = device.detach();
         (device, result)
@@ -79,7 +96,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     truth.tell(&Fact::PageRequest {
         device: pci.address.clone(),
         group: pci.group(),
-        pasid: None,
+        pasid,
         grpid: request.grpid,
         addr: Hex(request.addr),
         // By the core, for there is nobody any more, or by iommufd, for the handle goes.
@@ -91,13 +108,20 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     if args.not_the_last {
         device.detach_pasid(PASID)?;
     }
+    if args.replace {
+        device.detach_pasid(PASID)?;
+        device.detach()?;
+    }
     device.close();
     for page_table in [two, one] {
         fd.destroy("hwpt_paging", page_table.id)?;
     }
     let id = faults.id;
-    let waiting = faults.read(8)?;
-    ensure!(waiting.is_empty(), "a fault was left for user space: {waiting:?}");
+    // After a replace one may be left whose handle is gone: to read it may crash the kernel.
+    if !args.replace {
+        let waiting = faults.read(8)?;
+        ensure!(waiting.is_empty(), "a fault was left for user space: {waiting:?}");
+    }
     faults.close();
     fd.destroy("fault_queue", id)?;
     fd.destroy("ioas", ioas.id)?;
