@@ -40,7 +40,7 @@ impl Emulator {
         let arch = iommu.arch();
         let facts = arch.facts();
         ensure!(
-            command::find(facts.qemu).is_some(),
+            iommu.wants_newest_qemu() || command::find(facts.qemu).is_some(),
             "{} is not installed: sudo apt-get install --no-install-recommends {}",
             facts.qemu,
             facts.qemu_package

@@ -253,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn an_arm64_machine_has_its_console_elsewhere_and_the_same_channels() {
+        let args = arguments(&Machine { iommu: Iommu::Smmuv3, ..machine() });
+        assert!(has(&args, "-machine", "virt,accel=tcg,gic-version=3,iommu=smmuv3"));
+        assert!(has(&args, "-serial", "chardev:serial0") && has(&args, "-device", "edu,addr=0x2"));
+        let line = args.join(" ");
+        assert!(line.contains("console=ttyAMA0") && line.contains("chardev2=serial1"), "{line}");
+        assert!(!line.contains("isa-serial") && !line.contains("ttyS0"), "{line}");
+    }
+
+    #[test]
     fn icount_has_one_cpu_whatever_was_asked_for() {
         let args = arguments(&Machine { icount: true, smp: 4, ..machine() });
         assert!(has(&args, "-icount", "shift=0,sleep=off") && has(&args, "-smp", "1"));
