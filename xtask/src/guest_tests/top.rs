@@ -29,7 +29,7 @@ const VIEWS: &[(&str, &str)] = &[
     ("2", "GRP"),
     ("3", "ADDRESS"),
     ("4", "device_id"),
-    ("5", "map, unmap and invalidation are not traced"),
+    ("5", "No mapping, invalidation or unrecoverable fault was seen"),
     ("6", "No rule was broken"),
     ("7", "VERDICT"),
     ("1", "mirror's own"),
