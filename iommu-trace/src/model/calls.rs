@@ -8,7 +8,7 @@ use super::{
     faults::FaultId,
     table::{Id, Map},
 };
-use crate::event::{Change, DeviceRef, Event, IommufdOp, ObjectOp, Phase, ProbeId, Ptr, SvaOp, Task};
+use crate::event::{Change, DeviceRef, DomainType, Event, IommufdOp, ObjectOp, Phase, ProbeId, Ptr, SvaOp, Task};
 
 /// Threads with calls; past it the idle ones are forgotten.
 const MAX_THREADS: usize = 1 << 14;
@@ -70,6 +70,15 @@ pub enum About {
     Device(DeviceRef),
 }
 
+/// A domain that a group was given, and its type.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner {
+    /// The domain.
+    pub domain: Ptr,
+    /// Its type.
+    pub domain_type: DomainType,
+}
+
 /// A change that has not returned.
 #[derive(Clone, Debug)]
 pub struct OpenChange {
@@ -77,8 +86,8 @@ pub struct OpenChange {
     pub change: Change,
     /// Whether it is inside another change, of which it is a part.
     pub nested: bool,
-    /// The domain that the group was given inside it, once that returned, with its result.
-    pub inner: Option<(Ptr, i64)>,
+    /// The domain that the group was given inside it, once that returned.
+    pub inner: Option<Inner>,
     /// The number of the life that its handle begins.
     pub number: Option<u32>,
 }

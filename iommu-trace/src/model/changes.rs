@@ -2,7 +2,7 @@
 
 use super::{
     Evidence, Model, Subject,
-    calls::{About, Call, OpenChange},
+    calls::{About, Call, Inner, OpenChange},
     effects::Effects,
     mirror::{Attachment, Bond, Content, Handle, Life, SlotKey},
     rules::{self, Changed},
@@ -102,7 +102,7 @@ impl Model {
         let tid = event.task.tid;
         if open.nested {
             let Some(Call { about: About::Change(outer), .. }) = self.calls.top_mut(tid) else { return };
-            outer.inner = Some((open.change.domain, ret));
+            outer.inner = Some(Inner { domain: open.change.domain, domain_type: open.change.domain_type });
             let (handle, number) = (outer.change.handle.ptr, outer.number);
             if ret == 0
                 && let Some(handle) = self.mirror.handles.get_mut(&handle).filter(|h| Some(h.number) == number)
@@ -142,7 +142,7 @@ impl Model {
         self.apply_change(&done, effects);
         let rid_before = (!is_pasid(call.probe)).then_some(change.old_domain).and_then(Ptr::some);
         let old_domain = match deed {
-            Deed::Detach => open.inner.map(|(domain, _)| domain),
+            Deed::Detach => open.inner.map(|inner| inner.domain),
             Deed::Attach | Deed::Replace => rid_before.or(before.map(|before| before.domain)),
         };
         let name = if change.device.name.is_empty() { self.mirror.name(made.device) } else { change.device.name };
@@ -212,10 +212,17 @@ impl Model {
             && !is_pasid(call.probe)
             && let Some(group) = self.mirror.group_mut(key.group)
         {
-            group.default_domain = change.default_domain.some().unwrap_or(group.default_domain);
-            group.domain = match done.deed {
-                Deed::Attach | Deed::Replace => change.domain,
-                Deed::Detach => done.open.inner.map(|(domain, _)| domain).unwrap_or_default(),
+            if let Some(default) = change.default_domain.some().filter(|&default| default != group.default_domain) {
+                group.default_domain = default;
+                // It is told with its type only where the group is in it.
+                let known = [(change.domain, change.domain_type), (change.old_domain, change.old_domain_type)];
+                let found = known.into_iter().find(|(domain, _)| *domain == default);
+                group.default_domain_type = found.map(|(_, domain_type)| domain_type).unwrap_or_default();
+            }
+            (group.domain, group.domain_type) = match (done.deed, done.open.inner) {
+                (Deed::Attach | Deed::Replace, _) => (change.domain, change.domain_type),
+                (Deed::Detach, Some(inner)) => (inner.domain, inner.domain_type),
+                (Deed::Detach, None) => Default::default(),
             };
         }
         if call.probe == ProbeId::SetDomain {

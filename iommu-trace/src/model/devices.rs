@@ -128,13 +128,13 @@ impl Model {
         match state.what {
             SlotWhat::Group => {
                 if let Some(group) = self.mirror.group_mut(ptr) {
-                    group.domain = state.domain;
+                    (group.domain, group.domain_type) = (state.domain, state.domain_type);
                     group.snapshot = Some(event.ts);
                 }
             }
             SlotWhat::DefaultDomain => {
                 if let Some(group) = self.mirror.group_mut(ptr) {
-                    group.default_domain = state.domain;
+                    (group.default_domain, group.default_domain_type) = (state.domain, state.domain_type);
                 }
             }
             SlotWhat::Entry => self.snapshot_entry(event, state, begun),

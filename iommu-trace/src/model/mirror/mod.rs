@@ -112,8 +112,12 @@ pub struct Group {
     pub id: Option<u32>,
     /// Its current domain, `NULL` when unknown.
     pub domain: Ptr,
+    /// Its type.
+    pub domain_type: DomainType,
     /// Its default domain, `NULL` when unknown.
     pub default_domain: Ptr,
+    /// Its type.
+    pub default_domain_type: DomainType,
     /// Since when a slot that is not in the mirror is empty.
     pub(super) known_since: Option<u64>,
     /// When it was last known that no fault of its devices is outstanding.

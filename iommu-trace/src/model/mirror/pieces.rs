@@ -28,8 +28,9 @@ impl Mirror {
             let begin = members.partition_point(|(_, device)| device.group < ptr);
             let devices = || members[begin..].iter().take_while(|(_, device)| device.group == ptr);
             let member = |(device, known): &(Ptr, &Device)| DeviceRef { ptr: *device, name: known.name, ..of_group };
-            pieces.push(SlotState { what: SlotWhat::Group, domain: group.domain, ..piece });
-            pieces.push(SlotState { what: SlotWhat::DefaultDomain, domain: group.default_domain, ..piece });
+            let own = |what, domain, domain_type| SlotState { what, domain, domain_type, ..piece };
+            pieces.push(own(SlotWhat::Group, group.domain, group.domain_type));
+            pieces.push(own(SlotWhat::DefaultDomain, group.default_domain, group.default_domain_type));
             pieces.extend(devices().map(|known| SlotState { what: SlotWhat::Member, device: member(known), ..piece }));
             let mut complete = group.known_since.is_some();
             // Whether a group that is in another domain than its default has it attached without a handle is told from
@@ -100,4 +101,30 @@ pub fn snapshot_events(mirror: &Mirror, ts: u64) -> Vec<Event> {
     // In the order of time; the pieces of a group stay in theirs.
     events.sort_by_key(|event| event.ts);
     events
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        event::{DomainType, SlotState, SlotWhat},
+        model::{
+            ModelOptions,
+            testing::{DEFAULT, Script, dev, hnd, kernel_7_3},
+        },
+    };
+
+    #[test]
+    fn a_groups_domains_are_told_with_their_types() {
+        let (device, mut script) = (dev(1), Script::new());
+        let types = |script: &Script| -> Vec<DomainType> {
+            let (model, _) = script.model(kernel_7_3(), ModelOptions::default());
+            let own = |piece: &SlotState| matches!(piece.what, SlotWhat::Group | SlotWhat::DefaultDomain);
+            model.mirror().pieces().into_iter().filter(own).map(|piece| piece.domain_type).collect()
+        };
+        script.by(1).snapshot_begin(&device, DEFAULT).snapshot_end(&device);
+        assert_eq!(types(&script), [DomainType::DMA, DomainType::DMA]);
+        let handle = hnd(1, &device);
+        script.by(10).bind(&device).attach(&device, 0, &handle);
+        assert_eq!(types(&script), [handle.handle.domain_type, DomainType::DMA]);
+    }
 }

@@ -382,9 +382,11 @@ impl By<'_> {
 
     /// The snapshot of a group begins: its current domain is `domain`.
     pub fn snapshot_begin(&mut self, dev: &Dev, domain: Ptr) -> &mut Self {
-        let state = SlotState { what: SlotWhat::Group, device: dev.device, domain, ..SlotState::default() };
+        let domain_type = if domain == BLOCKING { DomainType::BLOCKED } else { DomainType::DMA };
+        let state =
+            SlotState { what: SlotWhat::Group, device: dev.device, domain, domain_type, ..SlotState::default() };
         self.enter(ProbeId::GroupShowType, Body::Slot(state));
-        let state = SlotState { what: SlotWhat::DefaultDomain, domain: DEFAULT, ..state };
+        let state = SlotState { what: SlotWhat::DefaultDomain, domain: DEFAULT, domain_type: DomainType::DMA, ..state };
         self.enter(ProbeId::GroupShowType, Body::Slot(state))
     }
 
