@@ -6,11 +6,15 @@
 
 mod decode;
 mod encode;
+mod hardware;
+mod snapshot;
 mod sum;
 mod types;
 
 pub use decode::{DecodeError, decode, decode_body};
 pub use encode::{NoRecord, encode, encode_body};
+pub use hardware::{DmaFault, DmaOp, Invalidate};
+pub use snapshot::{SlotState, SlotWhat};
 pub use sum::Sum;
 pub use types::*;
 

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use iommu_trace_common::{COMM_LEN, NAME_LEN, Phase, ProbeId, owner, slot};
+use iommu_trace_common::{COMM_LEN, NAME_LEN, Phase, ProbeId, owner};
 use serde::{Serialize, Serializer};
+
+use super::{DmaFault, DmaOp, Invalidate, SlotState, Sum};
 
 /// A kernel address. Zero is `NULL`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -538,114 +540,6 @@ pub struct SvaOp {
     pub users: u32,
 }
 
-/// A record of VT-d's fault recording registers, an entry of AMD-Vi's event log or an event of virtio-iommu; the probe
-/// tells which.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DmaFault {
-    /// The `struct intel_iommu` or `amd_iommu`, or virtio-iommu's event queue.
-    pub iommu: Ptr,
-    /// The number in `dmarN`, `ivhdN` or `virtioN`.
-    pub seq_id: u32,
-    /// Requester id: bus 8 bits, device 5, function 3.
-    pub source: u32,
-    /// Faulting address; VT-d's is page aligned.
-    pub addr: u64,
-    /// VT-d's fault reason, AMD-Vi's type of event, or `VIRTIO_IOMMU_FAULT_R_*`.
-    pub reason: u32,
-    /// VT-d: a read (else a write). Others tell by their flags.
-    pub read: bool,
-    /// PASID where the request had one.
-    pub pasid: Option<u32>,
-    /// VT-d: the fault status register. Others: the event's flags.
-    pub status: u32,
-}
-
-/// Return of a map or unmap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DmaOp {
-    /// The domain.
-    pub domain: Ptr,
-    /// First address.
-    pub iova: u64,
-    /// Bytes asked for.
-    pub size: u64,
-    /// What was returned.
-    pub ret: i64,
-    /// Entry to return.
-    pub duration: u64,
-}
-
-/// Return of a queued invalidation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Invalidate {
-    /// The IOMMU.
-    pub iommu: Ptr,
-    /// First quadword of the first descriptor.
-    pub desc: u64,
-    /// Descriptors.
-    pub count: u32,
-    /// `QI_OPT_*`.
-    pub options: u32,
-    /// What was returned.
-    pub ret: i64,
-    /// Entry to return.
-    pub duration: u64,
-}
-
-/// What a [`SlotState`] tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SlotWhat {
-    /// A group begins; `domain` is its current one.
-    #[default]
-    Group,
-    /// The group's default domain.
-    DefaultDomain,
-    /// A device of the group.
-    Member,
-    /// An entry of `pasid_array`; `handle` is all zero where the slot holds a bare domain.
-    Entry,
-    /// The group is complete; `pasid` is 1 when not everything of it could be followed, else 0.
-    End,
-}
-
-impl SlotWhat {
-    /// From the record's number ([`iommu_trace_common::slot`]).
-    #[must_use]
-    pub fn from_raw(raw: u32) -> Option<Self> {
-        Some(match raw {
-            slot::GROUP => SlotWhat::Group,
-            slot::DEFAULT_DOMAIN => SlotWhat::DefaultDomain,
-            slot::MEMBER => SlotWhat::Member,
-            slot::ENTRY => SlotWhat::Entry,
-            slot::END => SlotWhat::End,
-            _ => return None,
-        })
-    }
-}
-
-/// A piece of the snapshot: what was attached already when it was read. It is read after every probe is attached and
-/// without the group's mutex, so a change whose entry or return lies between the probes' attachment and the end of the
-/// group's pieces is told by its own events, and those are right where the two disagree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SlotState {
-    /// What this piece tells.
-    pub what: SlotWhat,
-    /// The group, and the device it is about.
-    pub device: DeviceRef,
-    /// The handle in the slot.
-    pub handle: HandleRef,
-    /// The domain.
-    pub domain: Ptr,
-    /// Its type.
-    pub domain_type: DomainType,
-    /// What its cookie says of its owner.
-    pub domain_owner: OwnerHint,
-    /// 0 is the RID.
-    pub pasid: u32,
-    /// Users of the bond, where the handle is an SVA one.
-    pub users: u32,
-}
-
 /// What a probe saw. Which variant an event has follows from its probe and phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -710,7 +604,7 @@ pub enum Body {
     /// A flush of what IOMMUs have cached of a domain.
     Flush(DmaOp),
     /// What calls of a hot function came to.
-    Sum(Box<super::Sum>),
+    Sum(Box<Sum>),
     /// Return of a reset's prepare.
     Prepared {
         /// 0 or the negative errno.

@@ -12,7 +12,7 @@ const MODULES: [&str; 4] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu"];
 /// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
 
-/// The types of vmlinux and of the module we know.
+/// The types of vmlinux and of the modules we know.
 pub struct Types {
     vmlinux: Btf,
     modules: BTreeMap<&'static str, Btf>,
