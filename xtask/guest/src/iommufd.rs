@@ -7,6 +7,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
+
 use crate::abi::iommufd::{
     Destroy, FaultAlloc, HWPT_FAULT_ID_VALID, HWPT_NEST_PARENT, HWPT_PASID, HwptAlloc, IoasAlloc, IoasMap, IoasUnmap,
     MAP_FIXED_IOVA, MAP_READABLE, MAP_WRITEABLE, PageFault, PageResponse,
@@ -221,6 +223,11 @@ impl Iommufd {
         });
         truth.tell(&Fact::Close { what: "iommufd", id: None, outcome });
         outcome
+    }
+
+    /// The same for one that was shared; an error if somebody else still holds it.
+    pub fn close_shared(self: Arc<Self>) -> Result<Outcome> {
+        Ok(Arc::into_inner(self).context("iommufd is still in use at its close")?.close())
     }
 
     fn test(&self, cmd: &mut TestCmd, context: impl FnOnce() -> String) -> Tried<()> {

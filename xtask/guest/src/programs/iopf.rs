@@ -558,8 +558,7 @@ fn end(args: &Args, fd: Arc<Iommufd>, ioas: Pt, rigs: Vec<Rig>, flights: &Flight
     if args.end == End::Close {
         let gone: Vec<_> = rigs.into_iter().map(|rig| rig.mock.forget()).collect();
         close_files(queues);
-        let Some(fd) = Arc::into_inner(fd) else { bail!("iommufd is still in use at its close") };
-        let outcome = fd.close();
+        let outcome = fd.close_shared()?;
         flights.answered_by_kernel(&truth, outcome, |_| true);
         for device in gone {
             device.tell(&truth, outcome);

@@ -9,7 +9,6 @@ use clap::ValueEnum;
 use super::pause;
 use crate::NotApplicable;
 use crate::abi::iommufd::{HWPT_PASID, PageResponse, RESP_SUCCESS};
-use crate::iommufd::Iommufd;
 use crate::mock::{Expect, open};
 use crate::pci::Pci;
 use crate::prq::{BATCH, Queue, Request};
@@ -161,8 +160,7 @@ fn iommufd(requester: &mut Requester<'_>) -> Result<()> {
     fd.destroy("ioas", ioas.id)?;
     drop(claimed);
     drop(shim);
-    let Some(fd) = Arc::<Iommufd>::into_inner(fd) else { bail!("iommufd is still in use at its close") };
-    fd.close();
+    fd.close_shared()?;
     Ok(())
 }
 

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::page_request::{ADDRESS, requester};
 use super::pause;
 use crate::abi::iommufd::HWPT_PASID;
-use crate::iommufd::Iommufd;
 use crate::mock::{Expect, open};
 use crate::prq::{Queue, Request};
 use crate::shim::Shim;
@@ -127,7 +126,6 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     fd.destroy("ioas", ioas.id)?;
     drop(claimed);
     drop(shim);
-    let Some(fd) = Arc::<Iommufd>::into_inner(fd) else { bail!("iommufd is still in use at its close") };
-    fd.close();
+    fd.close_shared()?;
     Ok(())
 }

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::pause;
 use super::vfio::LENGTH;
-use crate::iommufd::Iommufd;
 use crate::mock::{Expect, open};
 use crate::sys::{self, Buffer};
 use crate::truth::Truth;
@@ -63,7 +62,6 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
         // Whoever had it before gets it again.
         drop(claimed);
     }
-    let Some(fd) = Arc::<Iommufd>::into_inner(fd) else { bail!("iommufd is still in use at its close") };
-    fd.close();
+    fd.close_shared()?;
     Ok(())
 }

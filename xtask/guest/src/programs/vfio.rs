@@ -64,8 +64,7 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
     device.close();
     fd.destroy("ioas", ioas.id)?;
     drop(claimed);
-    let Some(fd) = Arc::into_inner(fd) else { bail!("iommufd is still in use at its close") };
-    fd.close();
+    fd.close_shared()?;
     Ok(())
 }
 
