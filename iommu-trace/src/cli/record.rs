@@ -185,7 +185,7 @@ impl Recorder {
     fn new(arguments: &RecordArgs, target: Target, stream: &Stream, stop: &StopArgs) -> anyhow::Result<Self> {
         let info = Arc::clone(stream.info());
         let model = || {
-            let options = ModelOptions { unseen: mirror::unseen(&info), ..ModelOptions::default() };
+            let options = ModelOptions { unseen: mirror::unseen(&info), settled: info.settled, ..ModelOptions::default() };
             Model::new(info.features.clone(), options)
         };
         let header = Header::new(&info, &arguments.events, &run::command_words(stop));

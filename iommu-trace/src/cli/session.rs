@@ -79,6 +79,7 @@ impl Session {
         let defaults = ModelOptions::default();
         let model = ModelOptions {
             stages: options.output.stages,
+            settled: info.settled,
             unseen: mirror::unseen(info),
             answer_timeout: judging.as_ref().map_or(defaults.answer_timeout, |judging| judging.answer_timeout),
             clock: Some(Box::new(mirror::clock())),

@@ -190,6 +190,7 @@ impl Top {
         let asked = Arc::clone(&processes);
         let fresh = move || {
             let options = ModelOptions {
+                settled: info.settled,
                 unseen: mirror::unseen(&info),
                 clock: Some(Box::new(mirror::clock())),
                 ..ModelOptions::default()

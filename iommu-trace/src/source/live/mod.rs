@@ -227,6 +227,7 @@ impl Live {
             probes: plan.status(),
             epoch_offset_ns: epoch_offset_ns(),
             started_ns: now,
+            settled: false,
         };
         Ok(Live {
             info,
