@@ -20,6 +20,7 @@ mod pci;
 mod programs;
 mod prq;
 mod shim;
+pub mod stuck;
 mod sys;
 mod truth;
 mod vfio;

@@ -306,6 +306,10 @@ impl Vm {
             environment.push(format!("TERM={term}"));
             archive.file("etc/vm/terminal", 0o644, terminal_size().as_bytes())?;
         }
+        // Under icount the guest's clock is not the host's.
+        if !self.icount {
+            archive.file("etc/vm/limit", 0o644, self.timeout.as_secs().to_string().as_bytes())?;
+        }
         archive.file("etc/vm/environment", 0o644, &control::list(&environment))?;
         archive.finish()?.flush().with_context(|| format!("cannot write {}", path.display()))
     }
