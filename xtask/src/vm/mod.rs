@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use command::{Arguments, main as command_main};
-pub use outcome::{CRASH_CODE, Outcome, Status};
+pub use outcome::{CRASH_CODE, Outcome, Status, TimedOut};
 
 use crate::{
     accel::{self, Accel},
