@@ -41,6 +41,16 @@ pub mod owner {
     pub const SVA: u32 = 2;
 }
 
+/// Whose kernel stacks are taken. To unwind one costs more than all the rest of a record.
+pub mod stacks {
+    /// Nobody's.
+    pub const NONE: u32 = 0;
+    /// Of what is rare: attach, SVA, iommufd's calls, resets, fault queues, frees.
+    pub const RARE: u32 = 1;
+    /// Of page faults, DMA faults, mappings and invalidations, too.
+    pub const ALL: u32 = 2;
+}
+
 /// What the BPF programs are told about the running kernel besides offsets: a read-only global.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +62,7 @@ pub struct Settings {
     /// `IOMMUFD_OBJ_DEVICE` of this kernel, or [`NO_ID`]. Tells iommufd's handles on kernels without
     /// `iommu_domain.cookie_type`.
     pub object_device: u32,
-    /// Not 0: take the kernel stack with each record of the rare topics.
+    /// Whose kernel stacks are taken: one of [`stacks`].
     pub stacks: u32,
     /// Not 0: `iommufd_device_{attach,replace,detach}` take the PASID as their second argument (from 6.15 on).
     pub iommufd_pasid_arg: u32,

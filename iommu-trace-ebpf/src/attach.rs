@@ -7,7 +7,7 @@ use iommu_trace_common::{
 
 use crate::{
     free::watch,
-    out::{emit, now, set},
+    out::{emit, emit_often, now, set},
     probe::{Args, Ret, on_enter, on_exit},
     read,
 };
@@ -170,7 +170,7 @@ change!(set_domain_enter, set_domain_exit, SetDomain, returned, |ctx| Call {
 fn looked_up(ctx: &(impl Args + Ret)) {
     let found = ctx.ret();
     let ret = read::error_of(found);
-    emit(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
+    emit_often(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
         // SAFETY: the place is this record's.
         read::handle_into(unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
         let id_ts = now();

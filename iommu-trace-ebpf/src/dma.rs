@@ -3,7 +3,7 @@
 use iommu_trace_common::{Phase, ProbeId, record::Dma};
 
 use crate::{
-    out::{emit, set},
+    out::{emit_often, set},
     probe::{Args, Ret, on_enter, on_exit},
     read::setting,
     sum,
@@ -90,7 +90,7 @@ fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i6
         return;
     }
     if let Some(duration) = end(key) {
-        emit(ctx, probe, Phase::Exit, |record: *mut Dma| {
+        emit_often(ctx, probe, Phase::Exit, |record: *mut Dma| {
             set!(record, { domain: ctx.arg(0), iova: ctx.arg(1), size: size, ret: ret, duration: duration });
         });
     }

@@ -8,7 +8,7 @@ use iommu_trace_common::{
 
 use crate::{
     free::watch,
-    out::{emit, set},
+    out::{emit, emit_often, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit},
     read::{self, get, ptr},
 };
@@ -16,7 +16,7 @@ use crate::{
 // int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)
 #[inline(always)]
 fn report(ctx: &impl Args) {
-    emit(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
+    emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
         let evt = ctx.arg(1);
         set!(record, { evt: evt });
         // SAFETY: the places are this record's.
@@ -29,14 +29,14 @@ fn report(ctx: &impl Args) {
 #[inline(always)]
 fn reported(ctx: &impl Ret) {
     let ret = ctx.ret() as i32 as i64;
-    emit(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
+    emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
 }
 on_enter!(report_device_fault_enter, report);
 on_exit!(report_device_fault_exit, reported);
 
 #[inline(always)]
 fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
-    emit(ctx, probe, Phase::Enter, |record: *mut Group| {
+    emit_often(ctx, probe, Phase::Enter, |record: *mut Group| {
         let group = ctx.arg(0);
         if follow {
             watch(group);
@@ -107,7 +107,7 @@ on_enter!(group_dequeue_enter, group_dequeue);
 
 #[inline(always)]
 fn page_response(ctx: &impl Args, probe: ProbeId) {
-    emit(ctx, probe, Phase::Enter, |record: *mut PageResponse| {
+    emit_often(ctx, probe, Phase::Enter, |record: *mut PageResponse| {
         set!(record, { device: ctx.arg(0), evt: ctx.arg(1), pad: 0 });
         // SAFETY: the place is this record's.
         read::copy(unsafe { &raw mut (*record).answer }, ctx.arg(2), Field::ResponsePasid);
@@ -188,11 +188,16 @@ on_enter!(queue_free_enter, queue_free);
 // static irqreturn_t prq_event_thread(int irq, void *d)
 #[inline(always)]
 fn prq_event(ctx: &impl Args) {
-    emit(ctx, ProbeId::PrqEventThread, Phase::Enter, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
+    emit_often(
+        ctx,
+        ProbeId::PrqEventThread,
+        Phase::Enter,
+        |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }),
+    );
 }
 #[inline(always)]
 fn prq_event_over(ctx: &impl Args) {
-    emit(ctx, ProbeId::PrqEventThread, Phase::Exit, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
+    emit_often(ctx, ProbeId::PrqEventThread, Phase::Exit, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
 }
 on_enter!(prq_event_thread_enter, prq_event);
 on_exit!(prq_event_thread_exit, prq_event_over);

@@ -7,7 +7,7 @@ use iommu_trace_common::{
 
 use crate::{
     dma::start::{Key, begin, end},
-    out::{emit, set},
+    out::{emit_often, set},
     probe::{Args, Ret, on_enter, on_exit},
     read::{self, setting},
     sum,
@@ -28,7 +28,7 @@ fn submitted(ctx: &(impl Args + Ret)) {
             sum::add(ProbeId::QiSubmitSync, iommu, kind, ret < 0, ctx.arg(2) as u32 as u64, Some(duration));
             return;
         }
-        emit(ctx, ProbeId::QiSubmitSync, Phase::Exit, |record: *mut Invalidate| {
+        emit_often(ctx, ProbeId::QiSubmitSync, Phase::Exit, |record: *mut Invalidate| {
             set!(record, {
                 iommu: iommu,
                 ret: ret,
@@ -58,7 +58,7 @@ fn waited(ctx: &(impl Args + Ret)) {
             sum::add(ProbeId::AmdCompletionWait, iommu, 0, ret < 0, 1, Some(duration));
             return;
         }
-        emit(ctx, ProbeId::AmdCompletionWait, Phase::Exit, |record: *mut Invalidate| {
+        emit_often(ctx, ProbeId::AmdCompletionWait, Phase::Exit, |record: *mut Invalidate| {
             set!(record, { iommu: iommu, desc: 0, ret: ret, duration: duration, count: 1, options: 0 });
         });
     }
@@ -80,7 +80,7 @@ fn flushed(ctx: &impl Args, key: &Key, probe: ProbeId, domain: u64, iova: u64, s
         sum::add(probe, domain, 0, false, 0, Some(duration));
         return;
     }
-    emit(ctx, probe, Phase::Exit, |record: *mut Dma| {
+    emit_often(ctx, probe, Phase::Exit, |record: *mut Dma| {
         set!(record, { domain: domain, iova: iova, size: size, ret: 0, duration: duration });
     });
 }

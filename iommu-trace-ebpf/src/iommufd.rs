@@ -12,7 +12,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{diagnose, emit, lost, set, thread},
+    out::{diagnose, emit, emit_often, lost, set, thread},
     probe::{Args, Ret, on_enter_either, on_exit_either},
     read::{self, ptr},
 };
@@ -58,7 +58,7 @@ fn file_enter(ctx: &impl Args, probe: ProbeId) {
 
 #[inline(always)]
 fn file_record(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, open: &Open, ret: i64) {
-    emit(ctx, probe, phase, |record: *mut File| {
+    emit_often(ctx, probe, phase, |record: *mut File| {
         set!(record, { file: open.file, fault: open.fault, count: open.count, ret: ret });
     });
 }
@@ -110,7 +110,7 @@ unsafe extern "C" fn message<C: EbpfContext>(index: u32, walk: *mut Walk<C>) -> 
         return 0;
     };
     // SAFETY: the context outlives the loop.
-    emit(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, |record: *mut Delivered| {
+    emit_often(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, |record: *mut Delivered| {
         set!(record, {
             fault: walk.fault,
             addr: message.addr,

@@ -36,7 +36,7 @@ impl Kernel {
         for (offset, field) in late.offsets.iter_mut().zip(Field::LATE) {
             *offset = self.types.offset(field.structure(), field.path()).unwrap_or(ABSENT);
         }
-        let settings = self.settings(false, false, false);
+        let settings = self.settings(0, false, false);
         late.object_device = settings.object_device;
         late.iommufd_pasid_arg = settings.iommufd_pasid_arg;
         late

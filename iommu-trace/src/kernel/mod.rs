@@ -76,16 +76,16 @@ impl Kernel {
         }
     }
 
-    /// What the BPF programs are told besides offsets.
+    /// What the BPF programs are told besides offsets; `stacks` is one of [`iommu_trace_common::stacks`].
     #[must_use]
-    pub fn settings(&self, stacks: bool, track_frees: bool, sums: bool) -> Settings {
+    pub fn settings(&self, stacks: u32, track_frees: bool, sums: bool) -> Settings {
         let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
         let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
         Settings {
             cookie_iommufd: cookie("IOMMU_COOKIE_IOMMUFD"),
             cookie_sva: cookie("IOMMU_COOKIE_SVA"),
             object_device: self.types.enumerator("iommufd_object_type", "IOMMUFD_OBJ_DEVICE").unwrap_or(NO_ID),
-            stacks: u32::from(stacks),
+            stacks,
             iommufd_pasid_arg: u32::from(arguments(ProbeId::IommufdAttach) >= 3),
             attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
             tagged_slots: u32::from(self.features().tagged_slots),

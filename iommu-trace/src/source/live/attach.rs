@@ -13,7 +13,7 @@ use aya::{
 };
 use iommu_trace_common::Settings;
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, StackLevel, diagnostics::LEVEL, sums, targets};
 use crate::{
     kernel::Kernel,
     probes::{Plan, Probe, Program, Verdict, Way},
@@ -44,7 +44,7 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks, options.track_frees, options.sums);
+    let settings = kernel.settings(options.stacks.setting(), options.track_frees, options.sums);
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -55,7 +55,7 @@ pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
         .override_global("OFFSETS", kernel.offsets.as_slice(), true)
         .override_global("SETTINGS", as_bytes(&settings), true)
         .map_max_entries("RING", ring);
-    if !options.stacks {
+    if options.stacks == StackLevel::None {
         loader.map_max_entries("STACKS", 1);
     }
     if !options.track_frees {
