@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(ways(all, ProbeId::QueueAddDevice), [Way::KRetProbe, Way::KProbe]);
         assert_eq!(ways(all, ProbeId::DeviceAdd), [Way::TpBtf]);
         let sums = &Wanted { sums: true, ..all.clone() };
-        assert_eq!(ways(sums, ProbeId::Map), [Way::KRetProbe, Way::KProbe], "the kretprobe needs the size");
+        assert_eq!(ways(sums, ProbeId::Unmap), [Way::KRetProbe, Way::KProbe], "the kretprobe needs the domain");
         let plan = Plan::new(&Old, all);
         let newer = planned(&plan, ProbeId::AttachGroupHandle);
         assert_eq!((newer.verdict, newer.programs.len()), (Verdict::Missing, 0));

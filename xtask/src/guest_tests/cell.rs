@@ -15,12 +15,14 @@ use super::{
     trace::{Schema, Trace},
     truth::Truth,
 };
-use crate::{kernel, qemu::Iommu};
+use crate::{arch::Arch, kernel, qemu::Iommu};
 
 /// The exit status of a guest program that this kernel or machine has no use for.
 const NOT_APPLICABLE: i32 = 77;
 /// A whole cell, boot to shutdown.
 const LIMIT: Duration = Duration::from_secs(150);
+/// The same of another architecture, which is always emulated.
+const FOREIGN_LIMIT: Duration = Duration::from_secs(400);
 
 /// Cells that are part of the test command; `cargo xtask matrix` runs all of them.
 pub const TESTS: &[GuestTest] = &[
@@ -212,7 +214,7 @@ fn fill(guest: &Guest, cell: &mut Cell) -> Result<()> {
     script.case("trace", &traced("trace", "", &run));
     script.case("taken-again", TAKEN_ONCE);
     script.case("maps", &traced("maps", "--events attach,fault,sva,iommufd,reset,dma", WITH_MAPS));
-    let files = script.run(guest.vm().timeout(LIMIT))?;
+    let files = script.run(guest.vm().timeout(limit(guest.iommu)))?;
     let doctor = files.text("doctor.stdout")?;
     let doctor: Value = serde_json::from_str(&doctor).with_context(|| format!("doctor tells no JSON: {doctor}"))?;
     examined(cell, &doctor)?;
@@ -226,6 +228,10 @@ fn fill(guest: &Guest, cell: &mut Cell) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn limit(iommu: Iommu) -> Duration {
+    if iommu.arch() == Arch::default() { LIMIT } else { FOREIGN_LIMIT }
 }
 
 fn traced(session: &str, options: &str, programs: &[(&str, &str)]) -> String {
