@@ -19,6 +19,8 @@ pub const NAME_LEN: usize = 32;
 pub const COMM_LEN: usize = 16;
 /// "No device id": iommufd object ids start at 1 and stay below this.
 pub const NO_ID: u32 = u32::MAX;
+/// The kind of a fault that is a page request (`IOMMU_FAULT_PAGE_REQ` since 6.8).
+pub const FAULT_PAGE_REQ: u32 = 1;
 /// How many fault messages one `read()` of a fault file is followed through; later ones are counted as lost.
 pub const MAX_DELIVERED: u32 = 4096;
 /// How many devices of one group the snapshot follows.
@@ -27,6 +29,8 @@ pub const MAX_MEMBERS: u32 = 4096;
 pub const MAX_WATCHED: u32 = 1 << 17;
 /// How many records of VT-d's fault recording registers one interrupt is followed through.
 pub const MAX_DMA_FAULTS: u32 = 16;
+/// How many records of SMMUv3's event queue one call is followed through: as many as the driver lets it hold.
+pub const MAX_QUEUED_FAULTS: u32 = 1 << 19;
 /// How many entries of AMD-Vi's event log, and how many of virtio-iommu's events, one call is followed through.
 pub const MAX_LOGGED_FAULTS: u32 = 128;
 
@@ -82,6 +86,10 @@ pub struct Settings {
     pub late: u32,
     /// Bytes of a `struct vring_desc_state_split`, 0 where this kernel has none.
     pub desc_state_size: u32,
+    /// Not 0: the function of `iommu_completion_wait` that is probed returns nothing, for its callers look at no result.
+    pub amd_wait_void: u32,
+    /// `IOMMU_FAULT_PAGE_REQ` of this kernel: 1, or 2 where it has unrecoverable faults, too (before 6.8).
+    pub page_request: u32,
 }
 
 /// What a [`record::Slot`] tells.

@@ -2,37 +2,55 @@
 
 use aya_ebpf::EbpfContext;
 use iommu_trace_common::{
-    Field, Phase, ProbeId,
+    FAULT_PAGE_REQ, Field, Phase, ProbeId,
     record::{Group, Interrupt, PageResponse, Queue, Report, Return},
 };
 
 use crate::{
     free::watch,
     out::{emit, emit_often, set},
-    probe::{Args, Ret, on_enter, on_enter_either, on_exit},
-    read::{self, get, ptr},
+    probe::{Args, Ret, on_call_either, on_enter, on_enter_either, on_exit, on_return_either},
+    read::{self, get, offset, ptr, setting},
 };
+
+/// Whether what is reported is a page request. Before 6.8 unrecoverable faults could be, too, which SMMUv3's driver did: its
+/// event queue tells them.
+#[inline(always)]
+fn is_request(evt: u64) -> bool {
+    get::<u32>(evt, Field::FaultType).is_none_or(|kind| kind == setting!(page_request))
+}
 
 // int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)
 #[inline(always)]
 fn report(ctx: &impl Args) {
+    let evt = ctx.arg(1);
+    if !is_request(evt) {
+        return;
+    }
     emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
-        let evt = ctx.arg(1);
         set!(record, { evt: evt });
         // SAFETY: the places are this record's.
-        unsafe {
-            read::device_into(&raw mut (*record).device, ctx.arg(0));
-            read::copy(&raw mut (*record).request, evt, Field::FaultType);
+        let (device, request) = unsafe { (&raw mut (*record).device, &raw mut (*record).request) };
+        read::device_into(device, ctx.arg(0));
+        read::copy(request, evt, Field::FaultType);
+        if offset(Field::FaultType).is_some() {
+            set!(request, { kind: FAULT_PAGE_REQ });
         }
     });
 }
 #[inline(always)]
-fn reported(ctx: &impl Ret) {
-    let ret = ctx.ret() as i32 as i64;
-    emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
+fn reported(ctx: &(impl Args + Ret)) {
+    // The caller's event is still there.
+    if is_request(ctx.arg(1)) {
+        let ret = ctx.ret() as i32 as i64;
+        emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
+    }
 }
-on_enter!(report_device_fault_enter, report);
-on_exit!(report_device_fault_exit, reported);
+on_call_either!(
+    ReportDeviceFault,
+    (report_device_fault_enter, report_device_fault_kprobe, report),
+    (report_device_fault_exit, report_device_fault_kretprobe, reported)
+);
 
 #[inline(always)]
 fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
@@ -150,7 +168,11 @@ fn queue(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, queue: u64, dev: 
 fn queue_added(ctx: &(impl Args + Ret)) {
     queue(ctx, ProbeId::QueueAddDevice, Phase::Exit, ctx.arg(0), ctx.arg(1), ctx.ret() as i32 as i64);
 }
-on_exit!(queue_add_device_exit, queue_added);
+on_return_either!(
+    QueueAddDevice,
+    queue_add_device_kprobe,
+    (queue_add_device_exit, queue_add_device_kretprobe, queue_added)
+);
 
 // void iopf_queue_remove_device(struct iopf_queue *queue, struct device *dev): int before 6.11
 #[inline(always)]
@@ -161,29 +183,40 @@ fn queue_remove(ctx: &impl Args) {
 fn queue_removed(ctx: &impl Args) {
     queue(ctx, ProbeId::QueueRemoveDevice, Phase::Exit, ctx.arg(0), ctx.arg(1), 0);
 }
-on_enter!(queue_remove_device_enter, queue_remove);
-on_exit!(queue_remove_device_exit, queue_removed);
+on_call_either!(
+    QueueRemoveDevice,
+    (queue_remove_device_enter, queue_remove_device_kprobe, queue_remove),
+    (queue_remove_device_exit, queue_remove_device_kretprobe, queue_removed)
+);
 
 // int iopf_queue_flush_dev(struct device *dev)
 #[inline(always)]
 fn queue_flushed(ctx: &(impl Args + Ret)) {
     queue(ctx, ProbeId::QueueFlushDev, Phase::Exit, 0, ctx.arg(0), ctx.ret() as i32 as i64);
 }
-on_exit!(queue_flush_dev_exit, queue_flushed);
+on_return_either!(
+    QueueFlushDev,
+    queue_flush_dev_kprobe,
+    (queue_flush_dev_exit, queue_flush_dev_kretprobe, queue_flushed)
+);
 
 // int iopf_queue_discard_partial(struct iopf_queue *queue)
 #[inline(always)]
 fn queue_discarded(ctx: &(impl Args + Ret)) {
     queue(ctx, ProbeId::QueueDiscardPartial, Phase::Exit, ctx.arg(0), 0, ctx.ret() as i32 as i64);
 }
-on_exit!(queue_discard_partial_exit, queue_discarded);
+on_return_either!(
+    QueueDiscardPartial,
+    queue_discard_partial_kprobe,
+    (queue_discard_partial_exit, queue_discard_partial_kretprobe, queue_discarded)
+);
 
 // void iopf_queue_free(struct iopf_queue *queue)
 #[inline(always)]
 fn queue_free(ctx: &impl Args) {
     queue(ctx, ProbeId::QueueFree, Phase::Enter, ctx.arg(0), 0, 0);
 }
-on_enter!(queue_free_enter, queue_free);
+on_enter_either!(queue_free_enter, queue_free_kprobe, queue_free);
 
 // static irqreturn_t prq_event_thread(int irq, void *d)
 #[inline(always)]

@@ -8,7 +8,7 @@ use iommu_trace_common::{
 use crate::{
     dma::start::{Key, begin, end},
     out::{emit_often, set},
-    probe::{Args, Ret, on_enter, on_exit},
+    probe::{Args, Ret, on_call_either, on_enter, on_exit},
     read::{self, setting},
     sum,
 };
@@ -53,7 +53,7 @@ fn wait(ctx: &impl Args) {
 fn waited(ctx: &(impl Args + Ret)) {
     let iommu = ctx.arg(0);
     if let Some(duration) = end(&Key::new(ProbeId::AmdCompletionWait, iommu, 0)) {
-        let ret = ctx.ret() as i32 as i64;
+        let ret = if setting!(amd_wait_void) != 0 { 0 } else { ctx.ret() as i32 as i64 };
         if setting!(sums) != 0 {
             sum::add(ProbeId::AmdCompletionWait, iommu, 0, ret < 0, 1, Some(duration));
             return;
@@ -63,8 +63,11 @@ fn waited(ctx: &(impl Args + Ret)) {
         });
     }
 }
-on_enter!(amd_completion_wait_enter, wait);
-on_exit!(amd_completion_wait_exit, waited);
+on_call_either!(
+    AmdCompletionWait,
+    (amd_completion_wait_enter, amd_completion_wait_kprobe, wait),
+    (amd_completion_wait_exit, amd_completion_wait_kretprobe, waited)
+);
 
 /// The domain that a driver's own structure has within it.
 #[inline(always)]

@@ -35,6 +35,8 @@ pub(crate) static SETTINGS: Settings = Settings {
     amd_flush_last: 0,
     late: 0,
     desc_state_size: 0,
+    amd_wait_void: 0,
+    page_request: 1,
 };
 
 /// One of this run's settings. Read through a volatile, so that the compiler does not take the initial values for the
@@ -173,7 +175,7 @@ pub fn pci_device(pdev: u64) -> u64 {
 
 /// `dev_name()`, which prefers `init_name`.
 #[inline(always)]
-fn name_into(name: *mut u8, dev: u64) {
+pub fn name_into(name: *mut u8, dev: u64) {
     let mut text = ptr(dev, Field::DeviceInitName);
     if text == 0 {
         text = ptr(dev, Field::DeviceKobjName);

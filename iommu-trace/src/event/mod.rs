@@ -13,7 +13,7 @@ mod types;
 
 pub use decode::{DecodeError, decode, decode_body};
 pub use encode::{NoRecord, encode, encode_body};
-pub use hardware::{DmaFault, DmaOp, Invalidate};
+pub use hardware::{DmaFault, DmaOp, Invalidate, SmmuFault};
 pub use snapshot::{SlotState, SlotWhat};
 pub use sum::Sum;
 pub use types::*;

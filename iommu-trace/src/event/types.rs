@@ -5,7 +5,7 @@ use std::fmt;
 use iommu_trace_common::{COMM_LEN, NAME_LEN, Phase, ProbeId, owner};
 use serde::{Serialize, Serializer};
 
-use super::{DmaFault, DmaOp, Invalidate, SlotState, Sum};
+use super::{DmaFault, DmaOp, Invalidate, SlotState, SmmuFault, Sum};
 
 /// A kernel address. Zero is `NULL`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -255,7 +255,7 @@ pub const FLAG_PASID_VALID: u32 = 1 << 0;
 /// `IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE`: the request ends its group.
 pub const FLAG_LAST_PAGE: u32 = 1 << 1;
 /// `IOMMU_FAULT_PAGE_REQ`: the only kind of fault that is answered.
-pub const FAULT_PAGE_REQ: u32 = 1;
+pub use iommu_trace_common::FAULT_PAGE_REQ;
 
 /// The task and CPU that an event happened on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -581,8 +581,10 @@ pub enum Body {
         /// What its cookie says of its owner.
         owner: OwnerHint,
     },
-    /// An unrecoverable fault that VT-d recorded.
+    /// An unrecoverable fault that VT-d, AMD-Vi or virtio-iommu recorded.
     DmaFault(DmaFault),
+    /// An event of SMMUv3's queue.
+    SmmuFault(SmmuFault),
     /// The `iommu:io_page_fault` tracepoint: an unrecoverable fault of another driver.
     IoPageFault {
         /// The device.

@@ -14,7 +14,7 @@ use std::{
 
 use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
 
-use crate::model::Features;
+use crate::{event::FAULT_PAGE_REQ, model::Features};
 
 pub use btf::{AttachTarget, MODULE, Prototype, TargetKind, Types};
 pub use late::{Presence, in_use};
@@ -95,6 +95,9 @@ impl Kernel {
             amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),
             late: u32::from(self.iommufd_is_modular()),
             desc_state_size: self.types.size("vring_desc_state_split").unwrap_or(0),
+            // The probe plan knows.
+            amd_wait_void: 0,
+            page_request: self.types.enumerator("iommu_fault_type", "IOMMU_FAULT_PAGE_REQ").unwrap_or(FAULT_PAGE_REQ),
         }
     }
 }
@@ -165,6 +168,15 @@ impl crate::probes::Machine for Kernel {
 
     fn awaited(&self, _function: &str) -> Option<&str> {
         self.awaits_iommufd().then_some(MODULE)
+    }
+
+    fn has_fentry(&self) -> bool {
+        // What BPF trampolines are attached by (kernel/bpf/trampoline.c): arm64 has it from 6.4 on.
+        self.types.vmlinux_has_function("register_ftrace_direct")
+    }
+
+    fn copy_of(&self, function: &str) -> Option<String> {
+        Symbols::copy_of(function)
     }
 
     fn kprobes_refused(&self) -> Option<String> {

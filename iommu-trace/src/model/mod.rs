@@ -171,6 +171,7 @@ impl Model {
             Body::Device(device) => self.device_seen(event, device, effects),
             Body::Domain { domain, domain_type, .. } => self.domain_freed(event, *domain, *domain_type, effects),
             Body::DmaFault(fault) => self.dma_fault(event, fault, effects),
+            Body::SmmuFault(fault) => self.smmu_fault(event, fault, effects),
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
             Body::Interrupt { .. } => self.interrupts.seen(event),
             Body::Dma(op) => self.dma(event, op, effects),

@@ -9,6 +9,8 @@ pub enum Origin {
     Suite(&'static str),
     /// The suites that the system has configured, for this architecture.
     Foreign(&'static str),
+    /// This suite, for this architecture.
+    ForeignSuite(&'static str, &'static str),
 }
 
 /// Which package.
@@ -57,6 +59,8 @@ pub struct Entry {
     pub about: &'static str,
 }
 
+/// From 7.0 on, the image and the modules have packages of their own.
+const SPLIT: Option<(&str, &str)> = Some(("linux-binary-", "linux-modules-"));
 const BACKPORTS: Origin = Origin::Suite("trixie-backports");
 
 /// All of them.
@@ -92,12 +96,6 @@ pub const CATALOGUE: &[Entry] = &[
         about: "domains only: Debian leaves iommufd out",
     },
     Entry {
-        name: "stock-6.12-arm64",
-        origin: Origin::Foreign("arm64"),
-        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-6.12-arm64", "linux-image-"), split: None },
-        about: "for arm64 (boot it with --iommu smmuv3)",
-    },
-    Entry {
         name: "stock-6.18",
         origin: BACKPORTS,
         kind: Kind::Stock { pick: Pick::Newest("linux-image-6.18.", "+deb13-amd64"), split: None },
@@ -106,11 +104,26 @@ pub const CATALOGUE: &[Entry] = &[
     Entry {
         name: "stock-7.3",
         origin: BACKPORTS,
-        kind: Kind::Stock {
-            pick: Pick::Newest("linux-binary-7.", "+deb13-amd64"),
-            split: Some(("linux-binary-", "linux-modules-")),
-        },
+        kind: Kind::Stock { pick: Pick::Newest("linux-binary-7.", "+deb13-amd64"), split: SPLIT },
         about: "the newest stock kernel: domains only",
+    },
+    Entry {
+        name: "stock-6.1-arm64",
+        origin: Origin::Foreign("arm64"),
+        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-arm64", "linux-image-"), split: None },
+        about: "for arm64 (boot it with --iommu smmuv3), before it had fentry",
+    },
+    Entry {
+        name: "stock-6.12-arm64",
+        origin: Origin::Foreign("arm64"),
+        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-6.12-arm64", "linux-image-"), split: None },
+        about: "for arm64 (boot it with --iommu smmuv3)",
+    },
+    Entry {
+        name: "stock-7.3-arm64",
+        origin: Origin::ForeignSuite("trixie-backports", "arm64"),
+        kind: Kind::Stock { pick: Pick::Newest("linux-binary-7.", "+deb13-arm64"), split: SPLIT },
+        about: "the newest for arm64 (boot it with --iommu smmuv3)",
     },
 ];
 

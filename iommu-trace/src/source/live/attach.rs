@@ -11,7 +11,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint, kprobe::KProbeLinkId},
 };
-use iommu_trace_common::Settings;
+use iommu_trace_common::{ProbeId, Settings};
 
 use super::{LiveOptions, MAX_RING, MIN_RING, StackLevel, diagnostics::LEVEL, sums, targets};
 use crate::{
@@ -42,9 +42,10 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 }
 
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
-pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+pub fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks.setting(), options.track_frees, options.sums);
+    let mut settings = kernel.settings(options.stacks.setting(), options.track_frees, options.sums);
+    settings.amd_wait_void = u32::from(plan.is_copy(ProbeId::AmdCompletionWait));
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -92,8 +93,13 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
         .0
         .iter()
         .filter(|planned| matches!(planned.verdict, Verdict::Ok | Verdict::Waiting))
-        .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe, program.clone())))
-        .map(|(probe, program)| Job { loaded: there.remove(&program.name), probe, program })
+        .flat_map(|planned| planned.programs.iter().map(move |program| (planned, program.clone())))
+        .map(|(planned, program)| Job {
+            loaded: there.remove(&program.name),
+            probe: planned.probe,
+            symbol: planned.symbol.clone(),
+            program,
+        })
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
     let queue = Mutex::new(&mut jobs);
@@ -104,7 +110,7 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
                 while let Some(job) = next(&queue) {
                     let started = Instant::now();
                     let name = &job.program.name;
-                    match attach(job.loaded, job.probe, &job.program, btf) {
+                    match attach(job.loaded, job.probe, job.symbol.as_deref(), &job.program, btf) {
                         Ok(program) => tracing::trace!(
                             program = name.as_str(),
                             took = ?started.elapsed(),
@@ -133,6 +139,7 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
 /// One program to attach; `None` where the object lacks it.
 struct Job<'a> {
     probe: &'static Probe,
+    symbol: Option<String>,
     program: Program,
     loaded: Option<&'a mut AyaProgram>,
 }
@@ -145,6 +152,7 @@ fn next<'a>(queue: &Mutex<&mut VecDeque<Job<'a>>>) -> Option<Job<'a>> {
 fn attach<'a>(
     loaded: Option<&'a mut AyaProgram>,
     probe: &Probe,
+    symbol: Option<&str>,
     program: &Program,
     btf: &Btf,
 ) -> anyhow::Result<&'a AyaProgram> {
@@ -176,7 +184,7 @@ fn attach<'a>(
             program.load()?;
             // Otherwise attached when the module is there: see `modules`.
             if !probe.comes_and_goes() {
-                program.attach(function, 0)?;
+                program.attach(symbol.unwrap_or(function), 0)?;
             }
         }
     }
@@ -219,7 +227,7 @@ pub fn reason(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::{CATALOGUE, Reach};
+    use crate::probes::CATALOGUE;
 
     #[test]
     fn a_function_without_an_address_is_told_by_the_verifiers_words() {
@@ -234,14 +242,15 @@ mod tests {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
         let mut wanted: Vec<String> = Vec::new();
         for probe in CATALOGUE {
-            let either = probe.reach == Reach::Either;
-            for (there, suffixes) in [(probe.enter, ["enter", "kprobe"]), (probe.exit, ["exit", "kretprobe"])] {
-                if there {
-                    wanted.push(format!("{}_{}", probe.stem, suffixes[0]));
-                    if either {
-                        wanted.push(format!("{}_{}", probe.stem, suffixes[1]));
-                    }
-                }
+            let kprobes = probe.has_kprobes();
+            let programs = [
+                (probe.enter, "enter"),
+                (probe.exit, "exit"),
+                (kprobes && (probe.enter || probe.keeps), "kprobe"),
+                (kprobes && probe.exit, "kretprobe"),
+            ];
+            for (_, suffix) in programs.iter().filter(|(there, _)| *there) {
+                wanted.push(format!("{}_{suffix}", probe.stem));
             }
         }
         let mut there: Vec<String> = object.programs.keys().cloned().collect();

@@ -137,7 +137,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, options).map_err(explain)?;
+    let mut ebpf = attach::load(&kernel, &plan, options).map_err(explain)?;
     let maps = started.elapsed();
     attach::attach_all(&mut ebpf, &btf, &mut plan);
     let about = About::of(&kernel);
@@ -166,7 +166,7 @@ pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>>
     let kernel = Kernel::running()?;
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, options)?;
+    let mut ebpf = attach::load(&kernel, &plan, options)?;
     attach::attach_all(&mut ebpf, &btf, &mut plan);
     Modules::new(kernel, &mut plan, &mut ebpf)?;
     detach::in_background(ebpf);
