@@ -76,6 +76,9 @@ pub struct Settings {
     pub tagged_slots: u32,
     /// Bits of an index that one level of an xarray covers: 6, or 4 with `CONFIG_BASE_SMALL`.
     pub xa_chunk_shift: u32,
+    /// Not 0: what the arguments of fentry and fexit programs point to is read by loads, whose types the verifier checks,
+    /// and not by a helper's call for each member.
+    pub direct: u32,
     /// Not 0: handles and fault groups are watched for their frees.
     pub track_frees: u32,
     /// Not 0: map, unmap and invalidation are summed up, and not told one by one.

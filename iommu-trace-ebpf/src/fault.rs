@@ -16,23 +16,23 @@ use crate::{
 /// Whether what is reported is a page request. Before 6.8 unrecoverable faults could be, too, which SMMUv3's driver did: its
 /// event queue tells them.
 #[inline(always)]
-fn is_request(evt: u64) -> bool {
-    get::<u32>(evt, Field::FaultType).is_none_or(|kind| kind == setting!(page_request))
+fn is_request(ctx: &impl Args) -> bool {
+    offset(Field::FaultType).is_none() || ctx.member::<u32>(ctx.arg(1), Field::FaultType) == setting!(page_request)
 }
 
 // int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)
 #[inline(always)]
 fn report(ctx: &impl Args) {
     let evt = ctx.arg(1);
-    if !is_request(evt) {
+    if !is_request(ctx) {
         return;
     }
     emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
         set!(record, { evt: evt });
         // SAFETY: the places are this record's.
         let (device, request) = unsafe { (&raw mut (*record).device, &raw mut (*record).request) };
-        read::device_into(device, ctx.arg(0));
-        read::copy(request, evt, Field::FaultType);
+        read::device_by(ctx.direct(), device, ctx.arg(0));
+        read::request_into(ctx.direct(), request, evt);
         if offset(Field::FaultType).is_some() {
             set!(request, { kind: FAULT_PAGE_REQ });
         }
@@ -41,7 +41,7 @@ fn report(ctx: &impl Args) {
 #[inline(always)]
 fn reported(ctx: &(impl Args + Ret)) {
     // The caller's event is still there.
-    if is_request(ctx.arg(1)) {
+    if is_request(ctx) {
         let ret = ctx.ret() as i32 as i64;
         emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
     }
@@ -59,7 +59,7 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
         if follow {
             watch(group);
         }
-        let handle = ptr(group, Field::IopfGroupHandle);
+        let handle = ctx.member(group, Field::IopfGroupHandle);
         // Past the handler the handle may be gone: only there is it followed.
         let domain = if follow { ptr(handle, Field::HandleDomain) } else { 0 };
         set!(record, {
@@ -68,15 +68,12 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
             domain: domain,
             queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(domain) } else { 0 },
             code: code,
+            device: ctx.member(ctx.member(group, Field::IopfGroupParam), Field::FaultParamDev),
+            count: ctx.member(group, Field::IopfGroupCount),
+            cookie: ctx.member(group, Field::IopfGroupCookie),
         });
-        // SAFETY: the places are this record's.
-        unsafe {
-            read::copy(&raw mut (*record).device, ptr(group, Field::IopfGroupParam), Field::FaultParamDev);
-            read::copy(&raw mut (*record).count, group, Field::IopfGroupCount);
-            // The group's first member is its last fault.
-            read::copy(&raw mut (*record).request, group, Field::FaultType);
-            read::copy(&raw mut (*record).cookie, group, Field::IopfGroupCookie);
-        }
+        // SAFETY: the place is this record's. The group's first member is its last fault.
+        read::request_into(ctx.direct(), unsafe { &raw mut (*record).request }, group);
     });
 }
 

@@ -12,14 +12,29 @@ use aya_ebpf::{
     maps::LruHashMap,
     programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use iommu_trace_common::ProbeId;
+use iommu_trace_common::{Field, ProbeId};
 
-use crate::out::thread;
+use crate::{out::thread, read::setting};
 
 /// The arguments of a function at its entry.
 pub trait Args: EbpfContext {
+    /// Whether the verifier knows the types of the arguments.
+    const TYPED: bool = false;
+
     /// Argument `n`, from 0.
     fn arg(&self, n: usize) -> u64;
+
+    /// Whether what the arguments lead to is read by loads: see [`crate::read::member`].
+    #[inline(always)]
+    fn direct(&self) -> bool {
+        Self::TYPED && setting!(direct) != 0
+    }
+
+    /// Reads a member of what an argument leads to.
+    #[inline(always)]
+    fn member<T: Copy + Default>(&self, base: u64, field: Field) -> T {
+        crate::read::member(self.direct(), base, field)
+    }
 }
 
 /// The result of a function.
@@ -29,6 +44,8 @@ pub trait Ret: EbpfContext {
 }
 
 impl Args for FEntryContext {
+    const TYPED: bool = true;
+
     #[inline(always)]
     fn arg(&self, n: usize) -> u64 {
         FEntryContext::arg(self, n)
@@ -36,6 +53,8 @@ impl Args for FEntryContext {
 }
 
 impl Args for FExitContext {
+    const TYPED: bool = true;
+
     #[inline(always)]
     fn arg(&self, n: usize) -> u64 {
         FExitContext::arg(self, n)

@@ -144,7 +144,7 @@ unsafe extern "C" fn event(_index: u32, _ctx: *mut core::ffi::c_void) -> i64 {
         // SAFETY: the places are this record's; the unit's is `NAME_LEN` bytes.
         unsafe {
             read::device_into(&raw mut (*record).device, dev);
-            read::name_into((&raw mut (*record).unit).cast(), ptr(smmu, Field::SmmuIommuDev));
+            read::name_into(false, (&raw mut (*record).unit).cast(), ptr(smmu, Field::SmmuIommuDev));
         }
     });
     0

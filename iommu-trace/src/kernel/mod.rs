@@ -90,6 +90,7 @@ impl Kernel {
             attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
+            direct: 0,
             track_frees: u32::from(track_frees),
             sums: u32::from(sums),
             amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),

@@ -195,10 +195,10 @@ catalogue! {
     SvaIopfHandler "sva_handler" [enter] Vmlinux Fault;
         kernels "6.8 on with SVA (gone from 6.12.64 on, on x86)"; cost "SVA faults have no handler time; their group is found late";
         "int iommu_sva_iopf_handler(struct iopf_group *group)"
-    FaultRead "fault_read" [enter exit] Iommufd Fault;
+    FaultRead "fault_read" [enter exit keeps] Iommufd Fault;
         kernels "6.11 on, with iommufd"; cost "it is not seen when user space learns of a fault";
         "ssize_t iommufd_fault_fops_read(struct file *filep, char *buf, size_t count, loff_t *ppos)"
-    FaultWrite "fault_write" [enter exit] Iommufd Fault;
+    FaultWrite "fault_write" [enter exit keeps] Iommufd Fault;
         kernels "6.11 on, with iommufd"; cost "it is not told who answered a fault";
         "ssize_t iommufd_fault_fops_write(struct file *filep, const char *buf, size_t count, loff_t *ppos)"
     GroupResponse "group_response" [enter] Vmlinux Fault;

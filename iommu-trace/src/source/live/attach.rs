@@ -41,10 +41,32 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
     targets::as_btf(&kernel.types.attach_targets(&functions, &tracepoints))
 }
 
+/// Loads and attaches what the plan says. What can't be attached is noted in it with the reason.
+///
+/// Programs read kernel structures by loads that the verifier checks against the kernel's types. Where it refuses one, as
+/// where a type is not what the function's prototype has us believe, all are loaded anew to read through helpers.
+pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+    let before = plan.clone();
+    let mut ebpf = load(kernel, plan, options, true)?;
+    let refused = attach_all(&mut ebpf, btf, plan);
+    if refused {
+        tracing::warn!(
+            "the verifier refused a program that reads by loads: all read through helpers, which costs more"
+        );
+        // Before the others are attached, so that nothing is told twice.
+        drop(ebpf);
+        *plan = before;
+        ebpf = load(kernel, plan, options, false)?;
+        attach_all(&mut ebpf, btf, plan);
+    }
+    Ok(ebpf)
+}
+
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
-pub fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> anyhow::Result<Ebpf> {
     raise_memlock();
     let mut settings = kernel.settings(options.stacks.setting(), options.track_frees, options.sums);
+    settings.direct = u32::from(direct);
     settings.amd_wait_void = u32::from(plan.is_copy(ProbeId::AmdCompletionWait));
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
@@ -84,9 +106,11 @@ fn raise_memlock() {
 }
 
 /// Loads every program of the plan, and attaches those on functions of vmlinux. What can't be attached is noted in the plan with the reason.
+/// Tells whether the verifier refused one.
 ///
 /// The verifier's work is most of it, and it runs on as many threads as there are CPUs, up to a few.
-pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
+    let mut refused = false;
     let mut there: BTreeMap<String, &mut AyaProgram> =
         ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
     let mut jobs: VecDeque<Job<'_>> = plan
@@ -131,9 +155,11 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
         if has_no_address(&reason) {
             plan.inlined(id);
         } else {
+            refused |= is_refusal(&reason);
             plan.broken(id, &reason);
         }
     }
+    refused
 }
 
 /// One program to attach; `None` where the object lacks it.
@@ -211,6 +237,11 @@ fn has_no_address(reason: &str) -> bool {
     reason.contains("The address of function ") && reason.contains(" cannot be found")
 }
 
+/// Whether the verifier read the program and did not like what it does.
+fn is_refusal(reason: &str) -> bool {
+    reason.contains("BPF_PROG_LOAD") && reason.contains("processed ")
+}
+
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
 pub fn reason(error: &anyhow::Error) -> String {
     let mut text = Vec::new();
@@ -235,6 +266,10 @@ mod tests {
             output: The address of function iommu_completion_wait cannot be found | processed 0 insns";
         assert!(has_no_address(text));
         assert!(!has_no_address("fentry a_enter: Permission denied (os error 13)"));
+        assert!(!is_refusal("fentry a_enter: the BPF_PROG_LOAD syscall returned Operation not permitted (os error 1)"));
+        let refused = "fentry a_enter: the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: R1 \
+            invalid mem access 'scalar' | processed 12 insns (limit 1000000)";
+        assert!(is_refusal(refused));
     }
 
     #[test]

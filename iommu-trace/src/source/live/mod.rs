@@ -137,12 +137,10 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, &plan, options).map_err(explain)?;
-    let maps = started.elapsed();
-    attach::attach_all(&mut ebpf, &btf, &mut plan);
+    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options).map_err(explain)?;
     let about = About::of(&kernel);
     let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
-    tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
+    tracing::debug!(?types, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
         .into_iter()
@@ -166,8 +164,7 @@ pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>>
     let kernel = Kernel::running()?;
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, &plan, options)?;
-    attach::attach_all(&mut ebpf, &btf, &mut plan);
+    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options)?;
     Modules::new(kernel, &mut plan, &mut ebpf)?;
     detach::in_background(ebpf);
     Ok(plan.status())
