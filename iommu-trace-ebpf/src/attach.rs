@@ -176,11 +176,12 @@ change!(set_domain_enter, set_domain_exit, SetDomain, returned, |ctx| Call {
 // struct iommu_attach_handle *iommu_attach_handle_get(struct iommu_group *, ioasid_t, unsigned int type)
 #[inline(always)]
 fn looked_up(ctx: &(impl Args + Ret)) {
-    let found = ctx.ret();
+    // The result comes after the arguments, with its type.
+    let found = if ctx.direct() { ctx.arg(3) } else { ctx.ret() };
     let ret = read::error_of(found);
     emit_often(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
         // SAFETY: the place is this record's.
-        read::handle_into(unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
+        read::handle_by(ctx.direct(), unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
         let id_ts = now();
         let group = ctx.arg(0);
         set!(record, {
@@ -189,10 +190,9 @@ fn looked_up(ctx: &(impl Args + Ret)) {
             ret: ret,
             pasid: ctx.arg(1) as u32,
             wanted_type: ctx.arg(2) as u32,
+            group_id: ctx.member(group, Field::GroupId),
             pad: 0,
         });
-        // SAFETY: the place is this record's.
-        read::copy(unsafe { &raw mut (*record).group_id }, group, Field::GroupId);
     });
 }
 on_exit!(attach_handle_get_exit, looked_up);

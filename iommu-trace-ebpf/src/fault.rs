@@ -61,12 +61,12 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
         }
         let handle = ctx.member(group, Field::IopfGroupHandle);
         // Past the handler the handle may be gone: only there is it followed.
-        let domain = if follow { ptr(handle, Field::HandleDomain) } else { 0 };
+        let domain = if follow { ctx.member(handle, Field::HandleDomain) } else { 0 };
         set!(record, {
             group: group,
             handle: handle,
             domain: domain,
-            queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(domain) } else { 0 },
+            queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(ctx, domain) } else { 0 },
             code: code,
             device: ctx.member(ctx.member(group, Field::IopfGroupParam), Field::FaultParamDev),
             count: ctx.member(group, Field::IopfGroupCount),
@@ -80,8 +80,9 @@ fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
 /// The `struct iommufd_fault` of the page table behind one of iommufd's domains. Where there is a `fault_data`, that leads
 /// to it, else `iommufd_hwpt`.
 #[inline(always)]
-fn fault_queue(domain: u64) -> u64 {
-    let hwpt = get(domain, Field::DomainFaultData).unwrap_or_else(|| ptr(domain, Field::DomainIommufdHwpt));
+fn fault_queue(ctx: &impl Args, domain: u64) -> u64 {
+    let data = if offset(Field::DomainFaultData).is_some() { Field::DomainFaultData } else { Field::DomainIommufdHwpt };
+    let hwpt = ctx.member(domain, data);
     ptr(hwpt, Field::HwptFault)
 }
 

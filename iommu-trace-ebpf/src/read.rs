@@ -248,7 +248,13 @@ pub fn domain_type(domain: u64) -> u32 {
 /// Whom a domain belongs to, as far as it tells.
 #[inline(always)]
 pub fn domain_owner(domain: u64) -> u32 {
-    if let Some(cookie) = get::<u32>(domain, Field::DomainCookieType) {
+    owner_by(false, domain)
+}
+
+#[inline(always)]
+fn owner_by(direct: bool, domain: u64) -> u32 {
+    if domain != 0 && offset(Field::DomainCookieType).is_some() {
+        let cookie: u32 = member(direct, domain, Field::DomainCookieType);
         return if cookie == setting!(cookie_iommufd) {
             owner::IOMMUFD
         } else if cookie == setting!(cookie_sva) {
@@ -257,7 +263,7 @@ pub fn domain_owner(domain: u64) -> u32 {
             owner::UNKNOWN
         };
     }
-    if domain_type(domain) == DOMAIN_SVA {
+    if member::<u32>(direct, domain, Field::DomainType) == DOMAIN_SVA {
         return owner::SVA;
     }
     owner::UNKNOWN
@@ -267,14 +273,20 @@ pub fn domain_owner(domain: u64) -> u32 {
 /// device it is for, 0 for none.
 #[inline(always)]
 pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
+    handle_by(false, place, handle, domain)
+}
+
+/// The same: see [`member`].
+#[inline(always)]
+pub fn handle_by(direct: bool, place: *mut Handle, handle: u64, domain: u64) -> u64 {
     let domain = if handle == 0 {
         0
     } else if domain != 0 {
         domain
     } else {
-        ptr(handle, Field::HandleDomain)
+        member(direct, handle, Field::HandleDomain)
     };
-    let mut owner = if handle == 0 { owner::UNKNOWN } else { domain_owner(domain) };
+    let mut owner = if handle == 0 { owner::UNKNOWN } else { owner_by(direct, domain) };
     let mut idev = 0;
     if owner == owner::IOMMUFD {
         idev = ptr(handle, Field::IommufdHandleIdev);
@@ -292,7 +304,7 @@ pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
     set!(place, { ptr: handle, domain: domain, device: device, idev: idev, owner: owner, pad: 0 });
     // SAFETY: the place is a whole `Handle`.
     unsafe {
-        copy(&raw mut (*place).domain_type, domain, Field::DomainType);
+        (&raw mut (*place).domain_type).write(member(direct, domain, Field::DomainType));
         copy(&raw mut (*place).device_id, idev, Field::IdevId);
     }
     device
