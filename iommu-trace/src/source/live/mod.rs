@@ -140,6 +140,8 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options).map_err(explain)?;
     let about = About::of(&kernel);
     let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
+    drop(btf);
+    give_memory_back();
     tracing::debug!(?types, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
@@ -157,6 +159,16 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         live.take_snapshot()?;
     }
     Ok(Box::new(live))
+}
+
+/// The kernel's types are some tens of megabytes while they are looked through, and of no use afterwards: what is free goes
+/// back to the system.
+fn give_memory_back() {
+    // SAFETY: it only concerns what the allocator holds and nobody uses.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// The verdicts on this kernel without tracing: every probe is attached and detached again.
