@@ -160,11 +160,11 @@ impl Pci {
     }
 
     /// Removes the device from the bus, and tells.
-    pub fn remove(&self, truth: &Truth) -> Tried<()> {
+    pub fn remove(&self, truth: &Truth) -> Tried<Outcome> {
         let group = self.group();
         let (outcome, result) = Outcome::of(|| write(&self.path("remove"), "1"));
         truth.tell(&Fact::DeviceRemove { device: self.address.clone(), group, outcome });
-        result
+        result.map(|()| outcome)
     }
 
     /// Rescans the bus until the device is there again, and tells.
