@@ -15,7 +15,7 @@ use iommu_trace_common::Settings;
 
 use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
 use crate::{
-    kernel::Kernel,
+    kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
 };
 
@@ -44,7 +44,8 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings = kernel.settings(options.stacks, options.track_frees, options.sums);
+    let settings =
+        kernel.settings(Asked { stacks: options.stacks, track_frees: options.track_frees, sums: options.sums });
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
