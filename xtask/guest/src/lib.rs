@@ -6,7 +6,7 @@
 //!
 //! Layers, each using only those above it: `abi` is the kernel's headers as plain data; `sys` makes the
 //! calls; `truth` writes lines; `iommufd`, `mock`, `vfio`, `container`, `notice`, `pci`, `emulator`, `group`, `edu`,
-//! `page`, `prq`, `shim` are typed handles that tell what they do; `programs` puts them in an order.
+//! `page`, `prq`, `shim`, `steps` are typed handles that tell what they do; `programs` puts them in an order.
 
 mod abi;
 mod cli;
@@ -22,6 +22,7 @@ mod pci;
 mod programs;
 mod prq;
 mod shim;
+mod steps;
 mod sys;
 mod truth;
 mod vfio;
