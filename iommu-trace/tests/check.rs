@@ -359,6 +359,18 @@ fn handles_as_a_document() {
 }
 
 #[test]
+fn a_domain_that_the_rid_has_without_a_handle_is_in_no_slot_by_a_mirror_either() {
+    let as_read = held(snapshot(), vec![]).unwrap();
+    let mut pieces = snapshot();
+    // A mirror knows who attached it, as a slot of its own; the kernel has it as the group's domain only.
+    let mut more = pieces[0].clone();
+    more.body = piece(SlotWhat::Entry, dev(2).device, 0, BLOCKING, DomainType::BLOCKED, HandleRef::default());
+    let at = pieces.len() - 8;
+    pieces.insert(at, more);
+    assert_eq!(held(pieces, vec![]).unwrap().json().unwrap(), as_read.json().unwrap());
+}
+
+#[test]
 fn a_machine_without_groups_is_told_of_plainly() {
     let text = held(vec![], vec![]).unwrap().text(Palette::plain());
     assert_eq!(text, "no groups: no device of this machine is behind an IOMMU that the kernel uses\n");

@@ -37,7 +37,7 @@ fn what_happened_is_counted() {
     assert_eq!(sum("iommu_trace_faults_total", &[]), faults);
     assert_eq!(sum("iommu_trace_faults_total", &["response=\"success\""]), faults * 0.75);
     assert_eq!(sum("iommu_trace_faults_total", &["device=\"0000:00:00.2\"", "group=\"2\""]), faults / 3.0);
-    for stage in ["lookup", "device_id", "handler", "delivered", "response"] {
+    for stage in ["interrupt", "lookup", "device_id", "handler", "delivered", "response"] {
         assert_eq!(sum(&format!("iommu_trace_fault_{stage}_seconds_count"), &[]), faults, "{stage}");
         let all = sum(&format!("iommu_trace_fault_{stage}_seconds_bucket"), &["le=\"+Inf\""]);
         assert_eq!(all, faults, "{stage}");
@@ -61,6 +61,7 @@ fn what_happened_is_counted() {
     assert_eq!(sum("iommu_trace_mapped_bytes_total", &["operation=\"map\""]), f64::from(10 * 0x20_0000));
     assert_eq!(sum("iommu_trace_mappings_total", &["operation=\"map\"", "result=\"error\""]), 5.0);
     assert_eq!(sum("iommu_trace_invalidation_seconds_count", &["kind=\"iotlb\""]), 5.0);
+    assert_eq!(sum("iommu_trace_flush_seconds_count", &[]), 5.0);
     assert_eq!(sum("iommu_trace_violations_total", &[]), 0.0);
     assert_eq!(sum("iommu_trace_source_up", &[]), 1.0);
     assert!(sum("process_resident_memory_bytes", &[]) > 1e6);
@@ -76,6 +77,7 @@ fn counters_are_there_before_anything_happened_and_what_is_not_watched_is_not() 
     assert_eq!(metrics.0.get("iommu_trace_events_total{event=\"fault\"}"), Some(&0.0));
     assert!(metrics.has("iommu_trace_changes_total") && metrics.has("iommu_trace_change_seconds_bucket"));
     assert!(!metrics.has("iommu_trace_mappings_total") && !metrics.has("iommu_trace_invalidation_seconds_count"));
+    assert!(!metrics.has("iommu_trace_flush_seconds_count"));
     // A driver that is not at work here has no counters.
     assert!(!metrics.0.contains_key("iommu_trace_lost_total{probe=\"iommu_completion_wait\"}"));
 }

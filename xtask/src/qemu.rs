@@ -45,6 +45,20 @@ impl Iommu {
     }
 }
 
+/// How the guest is told that a device behind one of its hot-plug ports comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hotplug {
+    /// By ACPI, as QEMU has it unless told otherwise: at once.
+    Acpi,
+    /// By the port's own attention button, which the kernel gives five seconds to be pressed again.
+    Pcie,
+}
+
+impl Hotplug {
+    /// How many ports there are, each with room for one device: `hotplug-0` and so on, at 00:04.0 and what follows.
+    pub const PORTS: u32 = 4;
+}
+
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -73,6 +87,8 @@ pub struct Machine {
     pub memory: String,
     /// Whether guest time counts guest instructions.
     pub icount: bool,
+    /// Empty ports whose devices come and go by QEMU's machine protocol, and the socket for it.
+    pub hotplug: Option<(Hotplug, PathBuf)>,
     /// More devices, as QEMU says them.
     pub devices: Vec<String>,
     /// More of the kernel's command line.
@@ -165,6 +181,16 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
         }
         _ => add("device", "edu,addr=0x2".to_owned()),
     }
+    if let Some((hotplug, socket)) = &machine.hotplug {
+        for port in 0..Hotplug::PORTS {
+            let (addr, chassis) = (port + 4, port + 16);
+            add("device", format!("pcie-root-port,id=hotplug-{port},addr={addr:#x},chassis={chassis}"));
+        }
+        if *hotplug == Hotplug::Pcie {
+            add("global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off".to_owned());
+        }
+        add("qmp", format!("unix:{},server=on,wait=off", escaped(socket)));
+    }
     for device in &machine.devices {
         add("device", device.clone());
     }
@@ -221,6 +247,7 @@ mod tests {
             smp: 2,
             memory: "1G".into(),
             icount: false,
+            hotplug: None,
             devices: vec!["virtio-rng-pci".into()],
             append: vec!["iomem=relaxed".into()],
             share: "/t/a,b".into(),
@@ -244,6 +271,18 @@ mod tests {
         assert!(at("edu") < at("virtio-rng-pci"));
         let append = &args[args.iter().position(|a| a == "-append").unwrap() + 1];
         assert!(append.contains("intel_iommu=on") && append.ends_with("iomem=relaxed"), "{append}");
+    }
+
+    #[test]
+    fn ports_for_devices_that_come_and_go_are_there_when_asked_for() {
+        let line = |hotplug| arguments(&Machine { hotplug, ..machine() }).join(" ");
+        let acpi = line(Some((Hotplug::Acpi, "/t/qmp".into())));
+        assert!(acpi.contains("pcie-root-port,id=hotplug-3,addr=0x7") && acpi.contains("-qmp unix:/t/qmp,"), "{acpi}");
+        assert!(!acpi.contains("acpi-pci-hotplug"), "{acpi}");
+        let pcie = line(Some((Hotplug::Pcie, "/t/qmp".into())));
+        assert!(pcie.contains("acpi-pci-hotplug-with-bridge-support=off"), "{pcie}");
+        let none = line(None);
+        assert!(!none.contains("hotplug") && !none.contains("qmp"), "{none}");
     }
 
     #[test]

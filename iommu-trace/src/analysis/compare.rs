@@ -1,27 +1,19 @@
 //! Two recordings side by side, stage by stage.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{Percentiles, STAGES, StatsDocument};
-use crate::model::span::Stage;
-
-/// What of a stage is compared.
-pub type Figure = (&'static str, fn(&Percentiles) -> u64);
-
-/// The figures that are compared.
-pub const FIGURES: [Figure; 5] = [
-    ("p50", |of| of.p50_ns),
-    ("p90", |of| of.p90_ns),
-    ("p99", |of| of.p99_ns),
-    ("p99.9", |of| of.p999_ns),
-    ("max", |of| of.max_ns),
-];
+use super::StatsDocument;
+use crate::{
+    model::Measure,
+    output::{FIGURES, Measured, Percentiles},
+};
 
 /// One stage in both; a side that never reached it has none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
     /// The stage.
-    pub stage: &'static str,
+    #[serde(serialize_with = "name")]
+    pub stage: Measure,
     /// The device; `None` for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -31,6 +23,11 @@ pub struct Change {
     pub b: Option<Percentiles>,
     /// By how much each figure changed, in percent of the first.
     pub percent: Vec<(&'static str, Option<f64>)>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `serialize_with` passes by reference")]
+fn name<S: Serializer>(stage: &Measure, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(stage.name())
 }
 
 /// Both, and what changed.
@@ -64,15 +61,14 @@ impl Comparison {
     }
 }
 
-fn changes_of(device: &str, a: &[(Stage, Percentiles)], b: &[(Stage, Percentiles)]) -> Vec<Change> {
+fn changes_of(device: &str, a: &Measured, b: &Measured) -> Vec<Change> {
     changes(Some(device), a, b)
 }
 
-fn changes(device: Option<&str>, a: &[(Stage, Percentiles)], b: &[(Stage, Percentiles)]) -> Vec<Change> {
-    let of = |list: &[(Stage, Percentiles)], stage| list.iter().find(|(known, _)| *known == stage).map(|found| found.1);
-    STAGES
+fn changes(device: Option<&str>, a: &Measured, b: &Measured) -> Vec<Change> {
+    Measure::OF_FAULTS
         .into_iter()
-        .map(|stage| (stage, of(a, stage), of(b, stage)))
+        .map(|stage| (stage, a.get(stage).copied(), b.get(stage).copied()))
         .filter(|(_, a, b)| a.is_some() || b.is_some())
         .map(|(stage, a, b)| {
             let both = a.zip(b);
@@ -80,7 +76,7 @@ fn changes(device: Option<&str>, a: &[(Stage, Percentiles)], b: &[(Stage, Percen
                 .iter()
                 .map(|(name, figure)| (*name, both.and_then(|(a, b)| percent(figure(&a), figure(&b)))))
                 .collect();
-            Change { stage: stage.name(), device: device.map(str::to_owned), a, b, percent }
+            Change { stage, device: device.map(str::to_owned), a, b, percent }
         })
         .collect()
 }

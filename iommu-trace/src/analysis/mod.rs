@@ -3,13 +3,11 @@
 
 mod compare;
 mod lives;
-mod percentiles;
 mod stats;
 mod stats_text;
 
 pub use compare::{Change, Comparison};
 pub use lives::{Life, Lives};
-pub use percentiles::{Percentiles, STAGES, Stages, stage_times};
 pub use stats::{DeviceStats, EventCount, SlowFault, Stats, StatsDocument};
 
 use crate::{

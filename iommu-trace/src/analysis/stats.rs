@@ -4,17 +4,14 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde::Serialize;
 
-use super::{
-    Observer, pasid,
-    percentiles::{Percentiles, Stages, by_stage},
-};
+use super::{Observer, pasid};
 use crate::{
     event::Name,
     model::{
         Map, Violation,
-        span::{FaultSpan, Span, SpanKind, Stage},
+        span::{FaultSpan, Span, SpanKind},
     },
-    output::{Clock, Exit, FaultCounts, Lost, Tally, TimeForm},
+    output::{Clock, Exit, FaultCounts, Lost, Measured, Stages, Tally, TimeForm},
     source::SourceInfo,
 };
 
@@ -75,8 +72,7 @@ pub struct DeviceStats {
     /// Its page faults.
     pub faults: EventCount,
     /// Their latencies by stage.
-    #[serde(serialize_with = "by_stage")]
-    pub latencies: Vec<(Stage, Percentiles)>,
+    pub latencies: Measured,
 }
 
 /// One of the slowest faults.
@@ -113,8 +109,7 @@ pub struct StatsDocument {
     /// Page faults by what became of them.
     pub faults: FaultCounts,
     /// Latencies of all faults by stage.
-    #[serde(serialize_with = "by_stage")]
-    pub latencies: Vec<(Stage, Percentiles)>,
+    pub latencies: Measured,
     /// By device, busiest first.
     pub devices: Vec<DeviceStats>,
     /// By device and PASID, busiest first.

@@ -2,22 +2,14 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Comparison, DeviceStats, Percentiles, SlowFault, StatsDocument, compare::FIGURES, stage_times};
+use super::{Comparison, DeviceStats, SlowFault, StatsDocument};
 use crate::{
-    model::span::Stage,
-    output::{Painted, Palette, duration},
+    model::Measure,
+    output::{Columns, FIGURES, Painted, Palette, Percentiles, duration, stage_name},
 };
 
 /// Rows of a table that fit a screen; JSON has all.
 const ROWS: usize = 12;
-
-fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Delivered => "read",
-        Stage::Response => "answer",
-        other => other.name(),
-    }
-}
 
 fn rate(rate: f64) -> String {
     match rate {
@@ -95,22 +87,13 @@ impl StatsDocument {
     }
 
     fn write_latencies(&self, palette: Palette, text: &mut String) -> fmt::Result {
-        if self.latencies.is_empty() {
+        if self.latencies.0.is_empty() {
             return Ok(());
         }
-        let heads = format!(
-            "\n  {:<15} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            "FROM REPORT TO", "FAULTS", "P50", "P90", "P99", "P99.9", "MAX"
-        );
-        writeln!(text, "{}", Painted(palette.dim, heads))?;
-        for (stage, of) in &self.latencies {
-            write!(text, "  {:<15} {:>9}", stage_name(*stage), of.count)?;
-            for (_, figure) in FIGURES {
-                write!(text, " {:>10}", duration(figure(of)))?;
-            }
-            writeln!(text)?;
-        }
-        Ok(())
+        writeln!(text)?;
+        let columns =
+            Columns { name: "FROM REPORT TO", counted: "FAULTS", width: 9, capitals: true, figures: &FIGURES };
+        self.latencies.write_text(&columns, palette, text)
     }
 
     fn write_slowest(&self, palette: Palette, text: &mut String) -> fmt::Result {
@@ -143,8 +126,8 @@ impl StatsDocument {
 
 fn write_slow(slow: &SlowFault, text: &mut String) -> fmt::Result {
     let fault = &slow.fault;
-    let [lookup, _, handler, read, answer] =
-        stage_times(fault).map(|time| time.map_or_else(|| "-".to_owned(), duration));
+    let [lookup, handler, read, answer] = [Measure::Lookup, Measure::Handler, Measure::Delivered, Measure::Response]
+        .map(|measure| measure.of(fault).map_or_else(|| "-".to_owned(), duration));
     let response = fault.response.0.map_or_else(|| "none".to_owned(), |code| code.to_string());
     writeln!(
         text,
@@ -165,11 +148,10 @@ fn write_rows(head: &str, rows: &[DeviceStats], palette: Palette, text: &mut Str
     );
     writeln!(text, "{}", Painted(palette.dim, heads))?;
     for row in rows.iter().take(ROWS) {
-        let of = |stage| row.latencies.iter().find(|(known, _)| *known == stage).map(|(_, of)| of);
         let told = |of: Option<&Percentiles>, figure: fn(&Percentiles) -> u64| {
             of.map_or_else(|| "-".to_owned(), |of| duration(figure(of)))
         };
-        let (lookup, answer) = (of(Stage::Lookup), of(Stage::Response));
+        let (lookup, answer) = (row.latencies.get(Measure::Lookup), row.latencies.get(Measure::Response));
         let name = if row.device.is_empty() { "(all others)".to_owned() } else { row.device.to_string() };
         writeln!(
             text,
@@ -219,12 +201,7 @@ impl Comparison {
                 writeln!(text, "{}", Painted(palette.dim, heads))?;
             }
             for (name, side) in [("A", &change.a), ("B", &change.b)] {
-                let stage = match change.stage {
-                    "delivered" => "read",
-                    "response" => "answer",
-                    other => other,
-                };
-                let label = if name == "A" { stage } else { "" };
+                let label = if name == "A" { stage_name(change.stage) } else { "" };
                 write!(text, "  {label:<22} {name} {:>9}", side.map_or(0, |side| side.count))?;
                 for (_, figure) in FIGURES {
                     let told = side.as_ref().map_or_else(|| "-".to_owned(), |side| duration(figure(side)));

@@ -9,7 +9,7 @@ use crate::{
     event::{Body, Event, ProbeId, SlotWhat},
     model::{Effects, Measure, Model, ModelOptions, RULES, RuleId, RuleSet},
     output::{
-        Blind, Clock, Exit, Format, JsonSink, Judged, Mirrored, Output, Quantiles, Refcounted, Sink, Start, Tally,
+        Blind, Clock, Exit, Format, JsonSink, Judged, Mirrored, Output, Percentiles, Refcounted, Sink, Start, Tally,
         TextOptions, TextSink, Unjudged, Watched,
     },
     probes::Verdict,
@@ -225,7 +225,7 @@ impl Session {
 
     fn mirrored(&self) -> Mirrored {
         let lookup = self.model.latencies().overall().get(Measure::Mirror);
-        Mirrored { lookup: lookup.map(|histogram| Quantiles::of(histogram, histogram.max())), ..self.mirrored }
+        Mirrored { lookup: lookup.map(|histogram| Percentiles::of(histogram, histogram.max())), ..self.mirrored }
     }
 
     fn judged(&self, judging: &Judging) -> Judged {

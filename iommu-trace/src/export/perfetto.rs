@@ -144,6 +144,11 @@ fn fault_end(fault: &FaultSpan) -> u64 {
     stages.into_iter().flatten().max().unwrap_or(0)
 }
 
+/// When what became a fault began: with the interrupt, where one brought it.
+fn fault_begin(ts: u64, fault: &FaultSpan) -> u64 {
+    ts.saturating_sub(fault.interrupt_ns.unwrap_or(0))
+}
+
 /// Writes packets one by one.
 struct Packets<'a> {
     out: &'a mut dyn Write,
@@ -208,7 +213,7 @@ impl Perfetto {
         })?;
         self.write_instants(&mut packets)?;
         let Perfetto { lives, mut faults, calls, .. } = self;
-        faults.sort_by_key(|slice| slice.ts);
+        faults.sort_by_key(|slice| (fault_begin(slice.ts, &slice.fault), slice.ts));
         let mut devices: BTreeMap<(Option<u32>, Name), OfDevice> = BTreeMap::new();
         for life in lives.finish() {
             devices.entry((life.group, life.device.unwrap_or_default())).or_default().0.push(life);
@@ -292,9 +297,10 @@ fn write_faults(packets: &mut Packets<'_>, parent: u64, faults: &[FaultSlice]) -
     for FaultSlice { ts, fault, task } in faults {
         let pasid = pasid(fault);
         let end = ts.saturating_add(fault_end(fault));
+        let begin = fault_begin(*ts, fault);
         changes.extend([(*ts, 1), (ts.saturating_add(fault.response_ns.unwrap_or(fault_end(fault))), -1)]);
         let (lanes, tracks) = by_pasid.entry(pasid).or_default();
-        let lane = lanes.place(*ts, end);
+        let lane = lanes.place(begin, end);
         if lane >= tracks.len() {
             tracks.push(packets.named(&format!("faults, {}", pasid_name(pasid)), Some(parent), 2)?);
         }
@@ -309,6 +315,10 @@ fn write_faults(packets: &mut Packets<'_>, parent: u64, faults: &[FaultSlice]) -
         ];
         notes.extend(fault.handle.map(|handle| pointer("handle", handle.0)));
         notes.extend(fault.device_id.map(|id| number("device_id", id.into())));
+        if begin < *ts {
+            packets.begin(begin, track, "interrupt", "stage", Vec::new())?;
+            packets.end(*ts, track)?;
+        }
         packets.begin(*ts, track, &format!("fault {:#x}", fault.addr), "fault", notes)?;
         let stages = [
             ("lookup", fault.lookup_ns),

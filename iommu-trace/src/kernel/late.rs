@@ -1,10 +1,10 @@
 //! iommufd as a module, which may come and go while we look on.
 
-use std::{fs, os::linux::fs::MetadataExt as _, path::Path, sync::OnceLock};
+use std::{fs, os::linux::fs::MetadataExt as _, path::Path};
 
 use iommu_trace_common::{ABSENT, Field, Late, ProbeId};
 
-use super::{BTF_DIR, Home, Kernel, MODULE, Symbols};
+use super::{Asked, BTF_DIR, Home, Kernel, MODULE};
 
 /// A function that is in vmlinux where iommufd is a module (drivers/iommu/iommufd/driver.c), and not where there is none.
 const BESIDE_THE_MODULE: &str = "iommufd_viommu_find_dev";
@@ -36,7 +36,7 @@ impl Kernel {
         for (offset, field) in late.offsets.iter_mut().zip(Field::LATE) {
             *offset = self.types.offset(field.structure(), field.path()).unwrap_or(ABSENT);
         }
-        let settings = self.settings(0, false, false);
+        let settings = self.settings(Asked::default());
         late.object_device = settings.object_device;
         late.iommufd_pasid_arg = settings.iommufd_pasid_arg;
         late
@@ -47,20 +47,6 @@ impl Kernel {
 fn is_listed(release: &str) -> bool {
     fs::read_to_string(format!("/lib/modules/{release}/modules.dep"))
         .is_ok_and(|list| list.lines().any(|line| line.contains(&format!("/{MODULE}.ko"))))
-}
-
-/// Why kprobes must not be used on this kernel; looked up once.
-///
-/// When the first kprobe on an ftrace site is enabled for a second time, `arch_ftrace_update_trampoline()` writes the call
-/// of `kprobe_ftrace_handler()` anew. Kernels with `CONFIG_DYNAMIC_FTRACE_WITH_JMP` take an odd address for "a jump, please",
-/// and a kernel built for size has functions at odd addresses: the next call of the probed function crashes it.
-pub fn kprobes_refused() -> Option<String> {
-    static ODD: OnceLock<bool> = OnceLock::new();
-    ODD.get_or_init(|| Symbols::address("kprobe_ftrace_handler").is_some_and(|address| address % 2 == 1)).then(|| {
-        "kprobes can crash this kernel: kprobe_ftrace_handler() is at an odd address (CONFIG_CC_OPTIMIZE_FOR_SIZE), which \
-         CONFIG_DYNAMIC_FTRACE_WITH_JMP takes for a jump. Build the kernel for performance, or iommufd into it"
-            .to_owned()
-    })
 }
 
 /// One stay of the module in the kernel.

@@ -1,6 +1,7 @@
 //! What this kernel is: its types, symbols, and how it treats attach handles.
 
 mod btf;
+mod kprobes;
 mod late;
 mod offsets;
 pub mod privileges;
@@ -10,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
@@ -19,7 +21,7 @@ use crate::{event::FAULT_PAGE_REQ, model::Features};
 pub use btf::{AttachTarget, MODULE, Prototype, TargetKind, Types};
 pub use late::{Presence, in_use};
 pub use offsets::Offsets;
-pub use symbols::Symbols;
+pub use symbols::{Address, Symbols};
 
 /// Where the kernel shows its types.
 const BTF_DIR: &str = "/sys/kernel/btf";
@@ -36,6 +38,7 @@ pub struct Kernel {
     pub types: Types,
     /// Every structure member that the BPF side reads.
     pub offsets: Offsets,
+    kprobes_refused: OnceLock<Option<String>>,
 }
 
 impl Kernel {
@@ -49,6 +52,7 @@ impl Kernel {
             host: sysctl("hostname", "/proc/sys/kernel/hostname"),
             types,
             offsets,
+            kprobes_refused: OnceLock::new(),
         })
     }
 
@@ -76,23 +80,23 @@ impl Kernel {
         }
     }
 
-    /// What the BPF programs are told besides offsets; `stacks` is one of [`iommu_trace_common::stacks`].
+    /// What the BPF programs are told besides offsets.
     #[must_use]
-    pub fn settings(&self, stacks: u32, track_frees: bool, sums: bool) -> Settings {
+    pub fn settings(&self, asked: Asked) -> Settings {
         let cookie = |name: &str| self.types.enumerator("iommu_domain_cookie_type", name).unwrap_or(NO_ID);
         let arguments = |probe: ProbeId| self.types.prototype(probe.function()).map_or(0, |p| p.parameters.len());
         Settings {
             cookie_iommufd: cookie("IOMMU_COOKIE_IOMMUFD"),
             cookie_sva: cookie("IOMMU_COOKIE_SVA"),
             object_device: self.types.enumerator("iommufd_object_type", "IOMMUFD_OBJ_DEVICE").unwrap_or(NO_ID),
-            stacks,
+            stacks: asked.stacks,
             iommufd_pasid_arg: u32::from(arguments(ProbeId::IommufdAttach) >= 3),
             attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
-            direct: 0,
-            track_frees: u32::from(track_frees),
-            sums: u32::from(sums),
+            direct: u32::from(asked.direct),
+            track_frees: u32::from(asked.track_frees),
+            sums: u32::from(asked.sums),
             amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),
             late: u32::from(self.iommufd_is_modular()),
             desc_state_size: self.types.size("vring_desc_state_split").unwrap_or(0),
@@ -101,6 +105,19 @@ impl Kernel {
             page_request: self.types.enumerator("iommu_fault_type", "IOMMU_FAULT_PAGE_REQ").unwrap_or(FAULT_PAGE_REQ),
         }
     }
+}
+
+/// What the BPF programs are asked for, whatever the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Whose kernel stacks, one of [`iommu_trace_common::stacks`].
+    pub stacks: u32,
+    /// To read by loads of which the verifier knows the types.
+    pub direct: bool,
+    /// The frees of handles and fault groups.
+    pub track_frees: bool,
+    /// Hot functions summed up.
+    pub sums: bool,
 }
 
 /// Where a function lives.
@@ -181,7 +198,7 @@ impl crate::probes::Machine for Kernel {
     }
 
     fn kprobes_refused(&self) -> Option<String> {
-        late::kprobes_refused()
+        Kernel::kprobes_refused(self)
     }
 
     fn has_tracepoint(&self, name: &str) -> bool {

@@ -45,7 +45,9 @@ impl Capability {
         match self {
             Capability::Bpf => "no BPF program can be loaded",
             Capability::Perfmon => "BPF programs may not read kernel memory or be attached to kernel functions",
-            Capability::Syslog => "stacks have addresses in place of names",
+            Capability::Syslog => {
+                "stacks have addresses in place of names, and no module is probed on kernels where a kprobe might crash"
+            }
         }
     }
 }

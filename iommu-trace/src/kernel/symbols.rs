@@ -9,6 +9,17 @@ use anyhow::Context as _;
 
 const KALLSYMS: &str = "/proc/kallsyms";
 
+/// Where a symbol of the running kernel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// There.
+    At(u64),
+    /// The kernel has it, or may have it, and does not show where (`kernel.kptr_restrict`, `CAP_SYSLOG`).
+    Hidden,
+    /// The kernel has no such symbol.
+    Absent,
+}
+
 /// Function symbols by address, to name the frames of kernel stacks.
 #[derive(Clone, Debug, Default)]
 pub struct Symbols {
@@ -23,10 +34,10 @@ impl Symbols {
         Symbols::parse(file).with_context(|| format!("cannot read {KALLSYMS}"))
     }
 
-    /// The address of one symbol of the running kernel; `None` where there is none or addresses are hidden from this user.
+    /// The address of one symbol of the running kernel.
     #[must_use]
-    pub fn address(name: &str) -> Option<u64> {
-        find(File::open(KALLSYMS).ok()?, name)
+    pub fn address(name: &str) -> Address {
+        File::open(KALLSYMS).and_then(|table| find(table, name)).unwrap_or(Address::Hidden)
     }
 
     /// The one copy that the compiler has left of a function of the running kernel, with its result or arguments changed
@@ -87,18 +98,18 @@ impl Symbols {
     }
 }
 
-fn find(table: impl Read, name: &str) -> Option<u64> {
+fn find(table: impl Read, name: &str) -> std::io::Result<Address> {
     let mut lines = BufReader::with_capacity(1 << 16, table);
     let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).ok()? > 0 {
+    while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(symbol) = parse_line(&line)
             && symbol.name == name
         {
-            return Some(symbol.addr).filter(|&addr| addr != 0);
+            return Ok(if symbol.addr == 0 { Address::Hidden } else { Address::At(symbol.addr) });
         }
         line.clear();
     }
-    None
+    Ok(Address::Absent)
 }
 
 fn find_copy(table: impl Read, name: &str) -> Option<String> {
@@ -165,9 +176,10 @@ nonsense
 
     #[test]
     fn one_symbol_is_found_unless_its_address_is_hidden() {
-        assert_eq!(find(TABLE.as_bytes(), "iommu_map"), Some(0xffff_ffff_8100_0100));
-        assert_eq!(find(TABLE.as_bytes(), "iommu"), None);
-        assert_eq!(find(TABLE.as_bytes(), "hidden"), None);
+        let find = |name| find(TABLE.as_bytes(), name).unwrap();
+        assert_eq!(find("iommu_map"), Address::At(0xffff_ffff_8100_0100));
+        assert_eq!(find("iommu"), Address::Absent);
+        assert_eq!(find("hidden"), Address::Hidden);
     }
 
     #[test]

@@ -272,6 +272,7 @@ impl Watcher {
         for (kind, took) in &self.invalidations {
             points.observed(Id::Invalidation, [kind], took);
         }
+        points.observed(Id::Flush, [], &self.flushes);
     }
 
     fn about_rules(&self, look: &Look<'_>, points: &mut Points) {

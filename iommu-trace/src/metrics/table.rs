@@ -156,6 +156,9 @@ metrics! {
         "fault";
     FaultsOutstanding: "iommu_trace_faults_outstanding", Gauge, None, [], None,
         "I/O page faults that were reported and are not over.", "the model";
+    FaultInterrupt: "iommu_trace_fault_interrupt", KERNEL, Seconds, ["group", "device"], None,
+        "From the thread of VT-d's page request interrupt beginning its work to the report of a fault.",
+        "fault: interrupt_ns";
     FaultLookup: "iommu_trace_fault_lookup", KERNEL, Seconds, ["group", "device"], None,
         "From the report of a fault to its attach handle being found.", "fault: lookup_ns";
     FaultDeviceId: "iommu_trace_fault_device_id", KERNEL, Seconds, ["group", "device"], None,
@@ -207,6 +210,9 @@ metrics! {
         "How long map and unmap calls took.", "map, unmap: duration_ns";
     Invalidation: "iommu_trace_invalidation", KERNEL, Seconds, ["kind"], Some(Topic::Invalidate),
         "How long queued invalidations took, by the kind of their first descriptor.", "invalidate: duration_ns";
+    Flush: "iommu_trace_flush", KERNEL, Seconds, [], Some(Topic::Invalidate),
+        "How long flushes of what IOMMUs have cached of a domain took, with the invalidations they came to.",
+        "flush: duration_ns";
 
     BpfRun: "iommu_trace_bpf_run", Counter, Seconds, ["program"], None,
         "Run time of each BPF program; there when kernel.bpf_stats_enabled is 1.", "the kernel's statistics";

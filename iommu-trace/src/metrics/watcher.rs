@@ -14,8 +14,8 @@ use super::{
 use crate::{
     event::{Body, Event, Lookup, ProbeId, ResponseCode},
     model::{
-        Effects, Model, RuleId, RuleSet, Severity,
-        span::{ChangeSpan, DmaFaultSpan, DmaSpan, FaultSpan, Owner, Span, SpanKind, SumSpan, Topic},
+        Effects, Measure, Model, RuleId, RuleSet, Severity,
+        span::{ChangeSpan, DmaFaultSpan, DmaSpan, FaultSpan, Owner, Span, SpanKind, SumSpan, Summed, Topic},
     },
     source::SourceInfo,
 };
@@ -25,16 +25,14 @@ pub(super) const ACCESSES: [&str; 3] = ["read", "write", "unknown"];
 /// What becomes of a fault, as a label.
 pub(super) const RESPONSES: [&str; 6] = ["success", "invalid", "failure", "other", "none", "partial"];
 
-/// A stage's time in a fault.
-type Time = fn(&FaultSpan) -> Option<u64>;
-
 /// The stages of a fault that are timed.
-pub(super) const STAGES: [(Id, Time); 5] = [
-    (Id::FaultLookup, |fault| fault.lookup_ns),
-    (Id::FaultDeviceId, |fault| fault.device_id_ns),
-    (Id::FaultHandler, |fault| fault.handler_ns),
-    (Id::FaultDelivered, |fault| fault.delivered_ns),
-    (Id::FaultResponse, |fault| fault.response_ns),
+pub(super) const STAGES: [(Id, Measure); Measure::OF_FAULTS.len()] = [
+    (Id::FaultInterrupt, Measure::Interrupt),
+    (Id::FaultLookup, Measure::Lookup),
+    (Id::FaultDeviceId, Measure::DeviceId),
+    (Id::FaultHandler, Measure::Handler),
+    (Id::FaultDelivered, Measure::Delivered),
+    (Id::FaultResponse, Measure::Response),
 ];
 
 /// Of these an example is worth its room: which fault it was that took so long to be found, or answered.
@@ -113,6 +111,7 @@ pub struct Watcher {
     pub(super) changes: BTreeMap<&'static str, Changes>,
     pub(super) mappings: BTreeMap<&'static str, Mappings>,
     pub(super) invalidations: BTreeMap<&'static str, Histogram>,
+    pub(super) flushes: Histogram,
     pub(super) violations: BTreeMap<(RuleId, Severity), u64>,
 }
 
@@ -135,6 +134,7 @@ impl Watcher {
             changes: ["attach", "replace", "detach"].map(|change| (change, changes())).into(),
             mappings: ["map", "unmap"].map(|operation| (operation, mappings())).into(),
             invalidations: BTreeMap::new(),
+            flushes: Histogram::new(Bounds::Kernel),
             violations: rules.iter().map(|rule| ((rule, rule.rule().severity), 0)).collect(),
         }
     }
@@ -192,9 +192,9 @@ impl Watcher {
                 let took = self.invalidations.entry(call.kind).or_insert_with(|| Histogram::new(Bounds::Kernel));
                 took.observe(call.duration_ns);
             }
+            SpanKind::Flush(call) => self.flushes.observe(call.duration_ns),
             SpanKind::Sum(sum) => self.summed(sum),
             SpanKind::FaultStage(_)
-            | SpanKind::Flush(_)
             | SpanKind::SvaBind(_)
             | SpanKind::SvaUnbind(_)
             | SpanKind::IopfEnable(_)
@@ -233,8 +233,8 @@ impl Watcher {
             self.unfinished += 1;
         }
         let stages = counted.stages.get_or_insert_default();
-        for (at, (_, time)) in STAGES.iter().enumerate() {
-            let Some(ns) = time(fault) else { continue };
+        for (at, (_, measure)) in STAGES.iter().enumerate() {
+            let Some(ns) = measure.of(fault) else { continue };
             stages.observed[at].observe(ns);
             if let Some(exemplars) = &stages.exemplars[at] {
                 let when = ts.saturating_add(ns).saturating_add_signed(self.epoch_offset_ns);
@@ -259,6 +259,9 @@ impl Watcher {
         if let (Some(kind), Some(within)) = (sum.kind, &sum.within) {
             let took = self.invalidations.entry(kind).or_insert_with(|| Histogram::new(Bounds::Kernel));
             took.observe_sorted(&within[..], sum.duration_ns.unwrap_or(0));
+        }
+        if let (Summed::Flush, Some(within)) = (sum.of, &sum.within) {
+            self.flushes.observe_sorted(&within[..], sum.duration_ns.unwrap_or(0));
         }
     }
 

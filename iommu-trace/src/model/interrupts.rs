@@ -43,7 +43,10 @@ impl Interrupts {
 mod tests {
     use crate::{
         event::{Body, Phase, ProbeId, Ptr},
-        model::testing::{By, EINVAL, ENOENT, Req, Script, dev},
+        model::{
+            Measure, ModelOptions,
+            testing::{By, EINVAL, ENOENT, Req, Script, dev, kernel_7_3},
+        },
     };
 
     const IRQ: ProbeId = ProbeId::PrqEventThread;
@@ -69,6 +72,18 @@ mod tests {
         refused(&mut script, 20, 4);
         script.by(20).event(IRQ, Phase::Exit, RAISED);
         assert_eq!(interrupts(&mut script), [Some(100), Some(500)]);
+    }
+
+    #[test]
+    fn the_times_are_kept_with_those_of_the_stages() {
+        let mut script = Script::new();
+        script.by(20).event(IRQ, Phase::Enter, RAISED);
+        refused(&mut script, 20, 3);
+        refused(&mut script, 20, 4);
+        let (model, _) = script.model(kernel_7_3(), ModelOptions::default());
+        let overall = model.latencies().overall();
+        let histogram = overall.get(Measure::Interrupt).unwrap();
+        assert_eq!((histogram.len(), histogram.min(), histogram.max()), (2, 100, 500));
     }
 
     #[test]

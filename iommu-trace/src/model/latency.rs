@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::table::Map;
+use super::{span::FaultSpan, table::Map};
 use crate::event::Name;
 
 /// Devices, and devices with PASIDs, that have histograms of their own; the rest share one set, "other".
@@ -13,6 +13,8 @@ const MAX_NS: u64 = 3_600_000_000_000;
 /// What is measured, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Measure {
+    /// The interrupt's thread beginning its work to the report.
+    Interrupt,
     /// Report to handle.
     Lookup,
     /// Report to the device id being known in the kernel.
@@ -29,13 +31,49 @@ pub enum Measure {
 
 impl Measure {
     /// Every measure.
-    pub const ALL: [Measure; 6] =
-        [Measure::Lookup, Measure::DeviceId, Measure::Handler, Measure::Delivered, Measure::Response, Measure::Mirror];
+    pub const ALL: [Measure; 7] = [
+        Measure::Interrupt,
+        Measure::Lookup,
+        Measure::DeviceId,
+        Measure::Handler,
+        Measure::Delivered,
+        Measure::Response,
+        Measure::Mirror,
+    ];
+
+    /// Those of a fault, in the order of time.
+    pub const OF_FAULTS: [Measure; 6] = [
+        Measure::Interrupt,
+        Measure::Lookup,
+        Measure::DeviceId,
+        Measure::Handler,
+        Measure::Delivered,
+        Measure::Response,
+    ];
+
+    /// Those that begin at the report.
+    pub const FROM_REPORT: [Measure; 5] =
+        [Measure::Lookup, Measure::DeviceId, Measure::Handler, Measure::Delivered, Measure::Response];
+
+    /// In a fault, if it was measured there.
+    #[must_use]
+    pub fn of(self, fault: &FaultSpan) -> Option<u64> {
+        match self {
+            Measure::Interrupt => fault.interrupt_ns,
+            Measure::Lookup => fault.lookup_ns,
+            Measure::DeviceId => fault.device_id_ns,
+            Measure::Handler => fault.handler_ns,
+            Measure::Delivered => fault.delivered_ns,
+            Measure::Response => fault.response_ns,
+            Measure::Mirror => None,
+        }
+    }
 
     /// Its public name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Measure::Interrupt => "interrupt",
             Measure::Lookup => "lookup",
             Measure::DeviceId => "device_id",
             Measure::Handler => "handler",

@@ -130,6 +130,8 @@ impl Holdings {
                 SlotWhat::Group => group.domain = domain,
                 SlotWhat::DefaultDomain => group.default_domain = domain,
                 SlotWhat::Member => group.devices.push(state.device.name),
+                // Without a handle, the kernel keeps the RID's domain as the group's own, and in no slot.
+                SlotWhat::Entry if state.pasid == 0 && state.handle.ptr.is_null() && domain.is_some() => {}
                 SlotWhat::Entry => {
                     let held = seen.attachment(ptr, state.pasid);
                     let owner = held.map_or(Owner::Kernel, |held| held.owner);

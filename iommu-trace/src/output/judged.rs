@@ -4,14 +4,14 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use super::{Palette, palette::Painted, summary::Quantiles, units::nanoseconds};
+use super::{Palette, latencies::Percentiles, palette::Painted, units::nanoseconds};
 use crate::model::{Features, RuleId};
 
 /// The mirror's own answers to what the kernel looks up for each fault, timed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Mirrored {
     /// How long the mirror took, one clock reading included; `None` when it was never asked.
-    pub lookup: Option<Quantiles>,
+    pub lookup: Option<Percentiles>,
     /// Look-ups of which both the kernel and the mirror told a device id.
     pub compared: u64,
     /// Those of them where the two ids were not the same.

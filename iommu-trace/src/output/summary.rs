@@ -5,20 +5,21 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use hdrhistogram::Histogram;
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde::Serialize;
 
-use super::{Judged, Mirrored, Palette, Watched, palette::Painted, units::duration};
+use super::{
+    Judged, Mirrored, Palette, Watched,
+    latencies::{Columns, FIGURES, Measured, Stages},
+    palette::Painted,
+    units::duration,
+};
 use crate::{
     event::ResponseCode,
     model::{
         Severity, Violation,
-        span::{ChangeSpan, FaultSpan, LostSpan, Span, SpanKind, Stage},
+        span::{ChangeSpan, FaultSpan, LostSpan, Span, SpanKind},
     },
 };
-
-/// The stages that have latencies, in their order.
-const STAGES: [Stage; 5] = [Stage::Lookup, Stage::DeviceId, Stage::Handler, Stage::Delivered, Stage::Response];
 
 /// Counts what is printed.
 #[derive(Debug, Default)]
@@ -26,20 +27,13 @@ pub struct Tally {
     events: BTreeMap<&'static str, u64>,
     filtered: u64,
     faults: FaultCounts,
-    latencies: [Option<Latency>; STAGES.len()],
+    latencies: Stages,
     lost: BTreeMap<&'static str, u64>,
     violations: BTreeMap<&'static str, u64>,
     errors: u64,
     warnings: u64,
     attached: u64,
     detached: u64,
-}
-
-/// The times of one stage. The histogram rounds; the slowest is kept as it was, to be found again among the lines.
-#[derive(Debug)]
-struct Latency {
-    histogram: Histogram<u64>,
-    max: u64,
 }
 
 /// Page faults by what became of them.
@@ -59,31 +53,6 @@ pub struct FaultCounts {
     pub outstanding: u64,
     /// Requests that are not the last of their group, and so have no answer of their own.
     pub partial: u64,
-}
-
-/// One stage's latencies, from the report, nanoseconds. Three significant digits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Quantiles {
-    /// Faults that reached the stage.
-    pub count: u64,
-    /// Half of them were no slower.
-    pub p50_ns: u64,
-    /// Nine of ten were no slower.
-    pub p90_ns: u64,
-    /// 99 of 100 were no slower.
-    pub p99_ns: u64,
-    /// The slowest.
-    pub max_ns: u64,
-}
-
-impl Quantiles {
-    /// Of a histogram whose largest value was `max`.
-    #[must_use]
-    pub fn of(histogram: &Histogram<u64>, max: u64) -> Self {
-        // A bucket's upper end may lie above the largest value.
-        let at = |quantile| histogram.value_at_quantile(quantile).min(max);
-        Quantiles { count: histogram.len(), p50_ns: at(0.50), p90_ns: at(0.90), p99_ns: at(0.99), max_ns: max }
-    }
 }
 
 /// Lost records of one probe.
@@ -159,8 +128,7 @@ pub struct Summary {
     /// Page faults among the printed.
     pub faults: FaultCounts,
     /// Latencies of the printed faults by stage; stages that none reached are not listed.
-    #[serde(serialize_with = "by_stage")]
-    pub latencies: Vec<(Stage, Quantiles)>,
+    pub latencies: Measured,
     /// Losses by probe, of everything that was traced.
     pub lost: Vec<Lost>,
     /// Broken rules, by rule; those that held are not listed.
@@ -171,14 +139,6 @@ pub struct Summary {
     pub check: Option<Judged>,
     /// How it ended.
     pub exit: Exit,
-}
-
-fn by_stage<S: Serializer>(stages: &[(Stage, Quantiles)], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(stages.len()))?;
-    for (stage, quantiles) in stages {
-        map.serialize_entry(stage.name(), quantiles)?;
-    }
-    map.end()
 }
 
 impl Summary {
@@ -252,38 +212,19 @@ impl Tally {
             None if !fault.complete => &mut counts.outstanding,
             None => &mut counts.none,
         } += 1;
-        let times = [fault.lookup_ns, fault.device_id_ns, fault.handler_ns, fault.delivered_ns, fault.response_ns];
-        for (latency, time) in self.latencies.iter_mut().zip(times) {
-            let Some(time) = time else { continue };
-            if latency.is_none() {
-                // Fails only for more than five digits.
-                *latency = Histogram::new(3).ok().map(|histogram| Latency { histogram, max: 0 });
-            }
-            if let Some(Latency { histogram, max }) = latency {
-                *max = time.max(*max);
-                // It grows as needed; a time that it cannot grow to is counted as the largest it can tell.
-                if histogram.record(time).is_err() {
-                    histogram.saturating_record(time);
-                }
-            }
-        }
+        self.latencies.record(fault);
     }
 
     /// What it came to.
     #[must_use]
     pub fn summary(&self, started_ns: u64, ended_ns: u64, exit: Exit) -> Summary {
-        let quantiles = |Latency { histogram, max }: &Latency| Quantiles::of(histogram, *max);
         Summary {
             ts: ended_ns,
             duration_ns: ended_ns.saturating_sub(started_ns),
             events: self.events.clone(),
             filtered: self.filtered,
             faults: self.faults,
-            latencies: STAGES
-                .into_iter()
-                .zip(&self.latencies)
-                .filter_map(|(stage, latency)| Some((stage, quantiles(latency.as_ref()?))))
-                .collect(),
+            latencies: self.latencies.percentiles(),
             lost: self.lost.iter().map(|(&probe, &count)| Lost { probe, count }).collect(),
             violations: self.violations.clone(),
             mirror: Mirrored::default(),
@@ -345,29 +286,10 @@ fn write_text(summary: &Summary, palette: Palette, text: &mut String) -> fmt::Re
         writeln!(text, "  faults    {}", told.join(", "))?;
     }
 
-    if !summary.latencies.is_empty() {
-        let heads = format!(
-            "  {:<15} {:>7} {:>10} {:>10} {:>10} {:>10}",
-            "from report to", "count", "p50", "p90", "p99", "max"
-        );
-        writeln!(text, "{}", Painted(palette.dim, heads))?;
-    }
-    for (stage, latency) in &summary.latencies {
-        let name = match stage {
-            Stage::Delivered => "read",
-            Stage::Response => "answer",
-            other => other.name(),
-        };
-        writeln!(
-            text,
-            "  {name:<15} {:>7} {:>10} {:>10} {:>10} {:>10}",
-            latency.count,
-            duration(latency.p50_ns),
-            duration(latency.p90_ns),
-            duration(latency.p99_ns),
-            duration(latency.max_ns)
-        )?;
-    }
+    let [p50, p90, p99, _, max] = FIGURES;
+    let figures = [p50, p90, p99, max];
+    let columns = Columns { name: "from report to", counted: "count", width: 7, capitals: false, figures: &figures };
+    summary.latencies.write_text(&columns, palette, text)?;
 
     summary.mirror.write_text(text)?;
 
@@ -466,7 +388,9 @@ mod tests {
         tally.count(&fault(|f| f.lookup_ns = Some(1000)));
         tally.count(&fault(|f| f.lookup_ns = Some(3_000_000)));
         let summary = tally.summary(0, 0, EXIT);
-        let [(Stage::Lookup, lookup)] = summary.latencies[..] else { panic!("{:?}", summary.latencies) };
+        let [(crate::model::Measure::Lookup, lookup)] = summary.latencies.0[..] else {
+            panic!("{:?}", summary.latencies)
+        };
         assert_eq!(lookup.count, 2);
         assert_eq!(lookup.max_ns, 3_000_000);
         assert!(lookup.p50_ns.abs_diff(1000) <= 1, "{lookup:?}");

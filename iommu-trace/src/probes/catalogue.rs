@@ -332,7 +332,7 @@ catalogue! {
         "void amd_iommu_domain_flush_pages(struct protection_domain *domain, u64 address, size_t size)"
     PrqEventThread "prq_event_thread" [enter exit] Vmlinux Fault, driver "dmar";
         kernels "with VT-d"; cost "how long a page request waited between VT-d's interrupt and its report is not known";
-        "static irqreturn_t prq_event_thread(int irq, void *d)"
+        "irqreturn_t prq_event_thread(int irq, void *d)"
     GroupShowType "group_show_type" [enter] Either Attach, purpose Snapshot;
         kernels "all"; cost "what was attached before is not known";
         "ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)"

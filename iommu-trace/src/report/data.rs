@@ -2,9 +2,9 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Fault, NO_TIME};
+use super::{Fault, NO_TIME, STAGES};
 use crate::{
-    analysis::{Life, STAGES, StatsDocument},
+    analysis::{Life, StatsDocument},
     event::{Name, Phase},
     model::{Severity, Subject},
     probes::ProbeStatus,

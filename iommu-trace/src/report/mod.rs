@@ -10,15 +10,17 @@ use std::collections::BTreeMap;
 use data::{Course, Data, DeviceRow, Evidence, FaultColumns, LifeRow, Meta, Thinned, ViolationRow};
 
 use crate::{
-    analysis::{Lives, Observer, STAGES, Stats, pasid, stage_times},
+    analysis::{Lives, Observer, Stats, pasid},
     event::{Event, Name, ResponseCode},
     model::{
-        Map, Violation,
+        Map, Measure, Violation,
         span::{FaultSpan, Span, SpanKind},
     },
     output::Exit,
     source::{SourceInfo, Stacks},
 };
+
+use thin::STAGES;
 
 pub use thin::MAX_DRAWN;
 
@@ -93,7 +95,7 @@ impl Report {
             device,
             pasid: pasid(fault),
             addr: fault.addr,
-            times: stage_times(fault).map(time),
+            times: STAGES.map(|stage| time(stage.of(fault))),
             response,
         });
     }
@@ -130,7 +132,7 @@ impl Report {
             },
             devices: self.devices.iter().map(|(group, device)| DeviceRow { group: *group, name: *device }).collect(),
             faults: FaultColumns::new(&drawn, start),
-            stages: STAGES.map(crate::model::span::Stage::name),
+            stages: STAGES.map(Measure::name),
             lives,
             course,
             histograms,

@@ -1,7 +1,10 @@
 //! What of many faults is drawn, and the histograms of all of them.
 
 use super::{Fault, NO_TIME};
-use crate::analysis::STAGES;
+use crate::model::Measure;
+
+/// What is drawn of a fault: its stages from the report on.
+pub const STAGES: [Measure; 5] = Measure::FROM_REPORT;
 
 /// Faults, and lives of handles, that a page draws.
 pub const MAX_DRAWN: usize = 100_000;

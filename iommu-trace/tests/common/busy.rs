@@ -71,6 +71,8 @@ pub fn setup(script: &mut Script) {
 pub fn round(script: &mut Script, round: u32) {
     for n in 1..=DEVICES {
         let device = dev(n);
+        let interrupt = Body::Interrupt { iommu: Ptr(1) };
+        script.by(24).event(ProbeId::PrqEventThread, Phase::Enter, interrupt.clone());
         for fault in 0..FAULTS {
             let number = (round * DEVICES + n) * FAULTS + fault;
             let pasid = (fault % 2 == 1).then_some(5);
@@ -83,6 +85,7 @@ pub fn round(script: &mut Script, round: u32) {
             script.by(77).pass(20_000).read(device.id, &request, number);
             script.by(77).pass(80_000).write(at, &device, &request, &handle, u32::from(fault == 3));
         }
+        script.by(24).event(ProbeId::PrqEventThread, Phase::Exit, interrupt);
         script.step = 100;
     }
     let (device, other) = (dev(1), handle_of(&dev(1), 200));
@@ -98,6 +101,7 @@ pub fn round(script: &mut Script, round: u32) {
         .event(ProbeId::Unmap, Phase::Exit, Body::Dma(DmaOp { ret: 0x20_0000, ..map }))
         .event(ProbeId::Map, Phase::Exit, Body::Dma(DmaOp { ret: -12, ..map }))
         .event(ProbeId::QiSubmitSync, Phase::Exit, Body::Invalidate(invalidate))
+        .event(ProbeId::CacheTagFlushRange, Phase::Exit, Body::Flush(map))
         .event(ProbeId::IoPageFault, Phase::Enter, body);
 }
 

@@ -54,10 +54,13 @@ stages = ["lookup_ns", "device_id_ns", "handler_ns", "delivered_ns", "response_n
 expected = Counter((f["ts"], max([f[s] for s in stages if f.get(s) is not None], default=0)) for f in faults)
 assert got == expected, (got - expected, expected - got)
 
+interrupts = {(b, t) for c, b, t, e in slices if c == "stage" and e.name == "interrupt"}
 begins = {(b, e.name): t for c, b, t, e in slices if c == "stage"}
 for f in faults:
     if f.get("lookup_ns") is not None:
         assert begins[(f["ts"], "lookup")] == f["ts"] + f["lookup_ns"]
+    if f.get("interrupt_ns"):
+        assert (f["ts"] - f["interrupt_ns"], f["ts"]) in interrupts
 
 quiet = {"fault", "fault_stage", "start", "end", "lost", "violation"}
 calls = Counter((e["event"], e["ts"]) for e in events if e["event"] not in quiet)

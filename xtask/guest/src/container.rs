@@ -13,6 +13,7 @@ use crate::abi::vfio::{
     DMA_MAP_READ_WRITE, DmaMap, DmaUnmap, GROUP_UNSET_CONTAINER, GroupGetDeviceFd, GroupSetContainer, SET_IOMMU,
     TYPE1V2_IOMMU,
 };
+use crate::notice::Notice;
 use crate::sys::{Failure, Tried, ioctl, ioctl_value};
 use crate::truth::{Fact, Hex, Outcome, Slot, Truth, Via};
 use crate::vfio::Claimed;
@@ -89,6 +90,18 @@ impl Container {
         result
     }
 
+    /// Has the kernel ask for the device when it is to be removed.
+    pub fn notice(&self) -> Tried<Notice> {
+        Notice::of(self.device.as_fd())
+    }
+
+    /// Closes the device and leaves the group attached.
+    pub fn close_device(self) -> Orphan {
+        let Self { file, group_file, device, address, group, truth } = self;
+        drop(device);
+        Orphan { files: [group_file, file], address, group, truth }
+    }
+
     /// Closes the device and takes the group out of the container, which detaches it.
     pub fn close(self) -> Tried<()> {
         let Self { file, group_file, device, address, group, truth } = self;
@@ -100,6 +113,23 @@ impl Container {
         truth.tell(&Fact::Detach(slot(&address, group, outcome)));
         drop((group_file, file));
         result
+    }
+}
+
+/// A group in a container whose device is about to be removed.
+pub struct Orphan {
+    files: [File; 2],
+    address: String,
+    group: u32,
+    truth: Arc<Truth>,
+}
+
+impl Orphan {
+    /// Tells that the kernel has detached the group on its own, in a removal, and closes what is left.
+    pub fn removed(self, outcome: Outcome) {
+        let Self { files, address, group, truth } = self;
+        truth.tell(&Fact::Detach(Slot { implicit: true, ..slot(&address, group, outcome) }));
+        drop(files);
     }
 }
 

@@ -3,17 +3,44 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::pci;
 use crate::sys::Tried;
 use crate::truth::{Fact, Outcome, Truth};
+
+const GROUPS: &str = "/sys/kernel/iommu_groups";
 
 /// An IOMMU group, by its number.
 #[derive(Clone, Copy, Debug)]
 pub struct Group(pub u32);
 
+/// What sysfs shows of a group.
+#[derive(Clone, Debug, Serialize)]
+pub struct View {
+    /// Its number.
+    pub group: u32,
+    /// The names of its devices, in order.
+    pub devices: Vec<String>,
+    /// Its default domain's type, as the kernel names it.
+    pub default_domain: String,
+}
+
 impl Group {
+    /// Every group there is, by number.
+    pub fn all_views() -> Vec<View> {
+        let Ok(dir) = fs::read_dir(GROUPS) else { return Vec::new() };
+        let mut numbers: Vec<u32> = dir.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+        numbers.sort_unstable();
+        let view = |group| {
+            let of = Self(group);
+            View { group, devices: of.devices(), default_domain: of.default_domain() }
+        };
+        numbers.into_iter().map(view).collect()
+    }
+
     fn path(self, attribute: &str) -> PathBuf {
-        Path::new("/sys/kernel/iommu_groups").join(self.0.to_string()).join(attribute)
+        Path::new(GROUPS).join(self.0.to_string()).join(attribute)
     }
 
     /// The names of its devices.

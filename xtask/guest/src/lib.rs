@@ -5,21 +5,24 @@
 //! a tracer's output is compared with; README.md beside this crate is its schema.
 //!
 //! Layers, each using only those above it: `abi` is the kernel's headers as plain data; `sys` makes the
-//! calls; `truth` writes lines; `iommufd`, `mock`, `vfio`, `container`, `pci`, `group`, `edu`, `page`, `prq`, `shim` are typed handles that tell
-//! what they do; `programs` puts them in an order.
+//! calls; `truth` writes lines; `iommufd`, `mock`, `vfio`, `container`, `notice`, `pci`, `emulator`, `group`, `edu`,
+//! `page`, `prq`, `shim`, `steps` are typed handles that tell what they do; `programs` puts them in an order.
 
 mod abi;
 mod cli;
 mod container;
 mod edu;
+mod emulator;
 mod group;
 mod iommufd;
 mod mock;
+mod notice;
 mod page;
 mod pci;
 mod programs;
 mod prq;
 mod shim;
+mod steps;
 pub mod stuck;
 mod sys;
 mod truth;

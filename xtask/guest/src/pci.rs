@@ -140,14 +140,22 @@ impl Pci {
     pub fn bind(&self, truth: &Truth, driver: &str) -> Tried<()> {
         let (outcome, result) = Outcome::of(|| {
             write(&self.path("driver_override"), driver)?;
-            let probed = write(Path::new("/sys/bus/pci/drivers_probe"), &self.address);
+            // A device that has just come is in sysfs some time before the kernel lets drivers have it.
+            let deadline = Instant::now() + Duration::from_secs(2);
+            let bound = loop {
+                let probed = write(Path::new("/sys/bus/pci/drivers_probe"), &self.address);
+                let bound = self.driver().is_some_and(|bound| bound == driver);
+                if bound || probed.is_err() || Instant::now() > deadline {
+                    break probed.map(|()| bound);
+                }
+                thread::sleep(Duration::from_millis(5));
+            };
             // A newline empties it again.
             write(&self.path("driver_override"), "\n")?;
-            probed?;
-            match self.driver() {
-                Some(bound) if bound == driver => Ok(()),
-                _ => Err(Failure::new(libc::ENODEV, format!("binding {driver} to {}", self.address))),
+            if bound? {
+                return Ok(());
             }
+            Err(Failure::new(libc::ENODEV, format!("binding {driver} to {}", self.address)))
         });
         truth.tell(&Fact::Driver {
             device: self.address.clone(),
@@ -160,11 +168,11 @@ impl Pci {
     }
 
     /// Removes the device from the bus, and tells.
-    pub fn remove(&self, truth: &Truth) -> Tried<()> {
+    pub fn remove(&self, truth: &Truth) -> Tried<Outcome> {
         let group = self.group();
         let (outcome, result) = Outcome::of(|| write(&self.path("remove"), "1"));
         truth.tell(&Fact::DeviceRemove { device: self.address.clone(), group, outcome });
-        result
+        result.map(|()| outcome)
     }
 
     /// Rescans the bus until the device is there again, and tells.

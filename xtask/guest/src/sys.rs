@@ -3,8 +3,9 @@
 use std::ffi::{c_int, c_ulong};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::abi::Command;
 
@@ -61,6 +62,28 @@ pub fn ioctl_value(fd: BorrowedFd<'_>, request: c_ulong, value: c_ulong, tried: 
         return Err(Failure::from_io(&io::Error::last_os_error(), tried));
     }
     Ok(())
+}
+
+/// A new eventfd.
+pub fn eventfd() -> Tried<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(Failure::from_io(&io::Error::last_os_error(), "eventfd"));
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until there is something to read. Gives back whether there is.
+pub fn readable(fd: &OwnedFd, limit: Duration) -> Tried<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live pollfd, and its count.
+    let ret = unsafe { libc::poll(&raw mut poll, 1, limit.as_millis().min(i32::MAX as u128) as c_int) };
+    if ret < 0 {
+        return Err(Failure::from_io(&io::Error::last_os_error(), "poll"));
+    }
+    Ok(ret > 0)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.

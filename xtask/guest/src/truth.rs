@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use serde::{Serialize, Serializer};
 
+use crate::group::View;
 use crate::sys::{self, Tried, errno_name};
 
 /// An address, written as a hexadecimal string.
@@ -349,6 +350,13 @@ pub enum Fact {
         slots: u32,
         ts: u64,
     },
+    /// The program has stopped after something: with --at-step.
+    Step {
+        step: u32,
+        after: &'static str,
+        groups: Vec<View>,
+        ts: u64,
+    },
     /// Something this kernel or machine cannot do was left out: told once a run.
     Skipped {
         what: &'static str,
@@ -387,6 +395,7 @@ impl Fact {
             Self::PageRequest { .. } => "page_request",
             Self::DmaFault { .. } => "dma_fault",
             Self::Ready { .. } => "ready",
+            Self::Step { .. } => "step",
             Self::Skipped { .. } => "skipped",
             Self::End { .. } => "end",
         }
@@ -516,7 +525,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \"")?.1.strip_suffix("\","))
             .collect();
-        assert_eq!(kinds.len(), 23);
+        assert_eq!(kinds.len(), 24);
         for kind in kinds {
             let named = readme.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{kind}`")));
             assert!(named, "README.md does not describe {kind}");

@@ -14,6 +14,7 @@ use crate::abi::size_u32;
 use crate::abi::vfio::{AttachPt, BindIommufd, DetachPt, WITH_PASID};
 use crate::iommufd::{Iommufd, Pt};
 use crate::mock::Expect;
+use crate::notice::Notice;
 use crate::pci::Pci;
 use crate::sys::{Failure, Tried, ioctl};
 use crate::truth::{Fact, Outcome, Slot, Truth, Via};
@@ -206,6 +207,11 @@ impl Vfio {
         let slot = self.slot(None, Expect::Success, outcome);
         self.fd.truth().tell(&Fact::Detach(Slot { pasid, old_hwpt_id: None, core: true, ..slot }));
         result
+    }
+
+    /// Has the kernel ask for the device when it is to be removed.
+    pub fn notice(&self) -> Tried<Notice> {
+        Notice::of(self.file.as_fd())
     }
 
     /// Closes the device file: the kernel detaches what is attached, and unbinds.

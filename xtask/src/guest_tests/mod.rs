@@ -15,6 +15,7 @@ mod replaced;
 mod serve;
 mod service;
 mod session;
+mod steps;
 mod top;
 mod trace;
 mod traced;
@@ -173,6 +174,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         page_requests::TESTS,
         replaced::TESTS,
         unplug::TESTS,
+        steps::TESTS,
         cell::TESTS,
     ]
     .into_iter()

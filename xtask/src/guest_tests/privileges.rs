@@ -22,7 +22,18 @@ macro_rules! row {
 }
 
 /// The table.
-pub const TESTS: &[GuestTest] = &[row!("built-7.3"), row!("built-6.12")];
+pub const TESTS: &[GuestTest] = &[
+    row!("built-7.3"),
+    row!("built-6.12"),
+    GuestTest {
+        name: "kprobes-stock-7.3",
+        about: "no kprobe is used where the address that decides is hidden, and what would show it is told",
+        kernel: "stock-7.3",
+        iommu: Iommu::Virtio,
+        tracer: true,
+        run: kprobes,
+    },
+];
 
 /// Page faults that the workload makes.
 const FAULTS: usize = 20;
@@ -70,6 +81,42 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     }
     checks.check("only CAP_SYSLOG shows the names of a stack", stacks(&files));
     checks.check("the snapshot is root's", snapshot(&files));
+    Ok(())
+}
+
+/// Who asks, with which `kernel.kptr_restrict`, and what of the address that the kprobes depend on: the remedy that is told,
+/// none where they are used.
+const ASKED: &[(&str, u32, &str, Option<&str>)] = &[
+    ("shown", 1, "guest as --caps CAP_SYSLOG -- iommu-trace doctor --json", None),
+    ("hidden", 1, "guest as --caps CAP_BPF -- iommu-trace doctor --json", Some("Run with CAP_SYSLOG")),
+    ("from-all", 2, "guest as --caps CAP_SYSLOG -- iommu-trace doctor --json", Some("kernel.kptr_restrict to 1")),
+    ("from-root", 2, "iommu-trace trace --format json --duration 100ms", Some("kernel.kptr_restrict to 1")),
+    ("root", 1, "iommu-trace trace --format json --duration 100ms", None),
+];
+
+/// virtio-iommu's driver is a module there, which kprobes alone reach.
+fn kprobes(guest: &Guest, checks: &mut Checks) -> Result<()> {
+    let mut script = Script::new();
+    for (name, restrict, command, _) in ASKED {
+        script.case(name, &format!("echo {restrict} > /proc/sys/kernel/kptr_restrict; {command}"));
+    }
+    let files = script.run(guest.vm())?;
+    for (name, restrict, _, remedy) in ASKED {
+        checks.check(format!("{name}, kernel.kptr_restrict {restrict}"), verdict(&files, name, *remedy));
+    }
+    Ok(())
+}
+
+fn verdict(files: &Files, name: &str, remedy: Option<&str>) -> Result<()> {
+    let text = files.text(&format!("{name}.stdout"))?;
+    let mut documents = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+    let document = documents.next().context("it wrote nothing")?.context("it wrote no JSON")?;
+    let mut probes = document["probes"].as_array().into_iter().flatten();
+    let probe = probes.find(|probe| probe["function"] == "viommu_event_handler").context("the probe is not told")?;
+    let expected = if remedy.is_some() { "broken" } else { "ok" };
+    let reason = probe["reason"].as_str().unwrap_or_default();
+    let told = remedy.is_none_or(|remedy| reason.contains("is hidden") && reason.contains(remedy));
+    ensure!(probe["verdict"] == expected && told, "not {expected}, {remedy:?}: {probe}");
     Ok(())
 }
 

@@ -40,6 +40,7 @@ pub enum Fact {
     DeviceAdd(Device),
     DmaFault(DmaFault),
     Ready {},
+    Step(Step),
     Skipped {},
     End { status: i32, ts: u64 },
 }
@@ -89,6 +90,7 @@ pub struct Slot {
     pub group: Option<u32>,
     pub device_id: Option<u32>,
     pub pasid: u32,
+    pub hwpt_id: Option<u32>,
     pub fault_id: Option<u32>,
     pub core: bool,
     #[serde(flatten)]
@@ -177,6 +179,21 @@ pub struct Device {
     pub call: Call,
 }
 
+/// A stop between two steps.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Step {
+    pub after: String,
+    pub groups: Vec<View>,
+}
+
+/// What sysfs shows of a group.
+#[derive(Clone, Debug, Deserialize)]
+pub struct View {
+    pub group: u32,
+    pub devices: Vec<String>,
+    pub default_domain: String,
+}
+
 /// A DMA that no mapping allows.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DmaFault {
@@ -207,6 +224,7 @@ impl Fact {
             | Self::Fault(_)
             | Self::BadAnswer {}
             | Self::Ready {}
+            | Self::Step(_)
             | Self::Skipped {}
             | Self::End { .. } => return None,
         })

@@ -1,14 +1,22 @@
 //! Devices removed while user space has them: nothing is left of them, neither in the kernel nor in the mirror.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Checks, Guest, GuestTest, session::Script, trace::Trace};
-use crate::{console::message, qemu::Iommu};
+use super::{
+    Checks, Guest, GuestTest,
+    session::{Files, Script},
+    trace::Trace,
+};
+use crate::{
+    console::message,
+    qemu::{Hotplug, Iommu},
+};
 
 const NOTHING_LEFT: &str = "a device that is removed while it is attached leaves no alarm and no entry behind";
+const UNPLUGGED: &str = "a device that QEMU takes away while it is attached leaves no alarm and no entry behind";
 
 /// The table.
 pub const TESTS: &[GuestTest] = &[
@@ -18,7 +26,25 @@ pub const TESTS: &[GuestTest] = &[
         kernel: "built-7.3",
         iommu: Iommu::Intel,
         tracer: true,
-        run: |guest, checks| unplugged(guest, checks, 3),
+        run: |guest, checks| run(guest, checks, None, &[("iommufd", "--count 3", 1, 3)]),
+    },
+    GuestTest {
+        name: "unplug-built-7.3-hotplug",
+        about: UNPLUGGED,
+        kernel: "built-7.3-hotplug",
+        iommu: Iommu::Intel,
+        tracer: true,
+        run: |guest, checks| {
+            run(
+                guest,
+                checks,
+                Some(Hotplug::Acpi),
+                &[
+                    ("iommufd", "--by qemu --count 2 --ports 2", 2, 2),
+                    ("container", "--by qemu --count 2 --container", 1, 2),
+                ],
+            )
+        },
     },
     GuestTest {
         name: "long-unplug-built-7.3",
@@ -26,76 +52,159 @@ pub const TESTS: &[GuestTest] = &[
         kernel: "built-7.3",
         iommu: Iommu::Intel,
         tracer: true,
-        run: |guest, checks| unplugged(guest, checks, 100),
+        run: |guest, checks| {
+            let runs = &[("iommufd", "--count 100", 1, 100), ("container", "--count 100 --container", 1, 100)];
+            run(guest, checks, None, runs)
+        },
+    },
+    GuestTest {
+        name: "long-unplug-acpi-built-7.3-hotplug",
+        about: UNPLUGGED,
+        kernel: "built-7.3-hotplug",
+        iommu: Iommu::Intel,
+        tracer: true,
+        run: |guest, checks| run(guest, checks, Some(Hotplug::Acpi), BOTH),
+    },
+    GuestTest {
+        name: "long-unplug-pcie-built-7.3-hotplug",
+        about: UNPLUGGED,
+        kernel: "built-7.3-hotplug",
+        iommu: Iommu::Intel,
+        tracer: true,
+        run: |guest, checks| run(guest, checks, Some(Hotplug::Pcie), BOTH),
+    },
+    GuestTest {
+        name: "long-unplug-pcie-stock-7.3",
+        about: UNPLUGGED,
+        kernel: "stock-7.3",
+        iommu: Iommu::Intel,
+        tracer: true,
+        run: |guest, checks| run(guest, checks, Some(Hotplug::Pcie), CONTAINER),
+    },
+    GuestTest {
+        name: "long-unplug-acpi-stock-6.12-amd",
+        about: UNPLUGGED,
+        kernel: "stock-6.12",
+        iommu: Iommu::Amd,
+        tracer: true,
+        run: |guest, checks| run(guest, checks, Some(Hotplug::Acpi), CONTAINER),
     },
 ];
+
+/// A way to hold the device, what `guest unplug` is told, on how many ports at once, how often on each.
+type Way = (&'static str, &'static str, usize, usize);
+
+const CONTAINER: &[Way] = &[("container", "--by qemu --count 25 --ports 4 --container", 4, 25)];
+const BOTH: &[Way] = &[("iommufd", "--by qemu --count 25 --ports 4", 4, 25), CONTAINER[0]];
 
 /// Said by the guest in the kernel's log: what the kernel said between the two is of the devices' coming and going.
 const BEGIN: &str = "unplug: begin";
 const END: &str = "unplug: end";
-/// VFIO tells that the program did not ask to be told of a removal.
-const ORDINARY: &str = "No device request channel registered, blocked until released by user";
+/// What is said of it on every kernel: VFIO tells that the program did not ask to be told of a removal, and the core, once,
+/// that VFIO has reset the slot without the lock that nobody else wants.
+const ORDINARY: [&str; 2] =
+    ["No device request channel registered, blocked until released by user", "unlocked secondary bus reset via: "];
 
-fn unplugged(guest: &Guest, checks: &mut Checks, count: usize) -> Result<()> {
+fn run(guest: &Guest, checks: &mut Checks, hotplug: Option<Hotplug>, ways: &[Way]) -> Result<()> {
     let mut script = Script::new();
     script.case("before", "exec iommu-trace handles --json");
     script.case("begin", &format!("exec echo '<4>{BEGIN}' > /dev/kmsg"));
-    let program = |truth: &str| format!("guest unplug --count {count} --truth /out/{truth}.truth");
-    script.case(
-        "check",
-        &format!(
-            "exec iommu-trace check --track-frees --format json --output /out/check.jsonl -- {}",
-            program("check")
-        ),
-    );
-    script.case(
-        "trace",
-        &format!("exec iommu-trace trace --format json --output /out/trace.jsonl -- {}", program("trace")),
-    );
-    script.case("record", &format!("exec iommu-trace record -o /out/run.itr -- {}", program("record")));
+    let mut cases = vec!["before".to_owned(), "begin".to_owned()];
+    for (way, arguments, ..) in ways {
+        let program = |run: &str| format!("guest unplug {arguments} --truth /out/{way}-{run}.truth");
+        let mut case = |name: &str, command: String| {
+            let name = format!("{way}-{name}");
+            script.case(&name, &format!("exec iommu-trace {command}"));
+            cases.push(name);
+        };
+        case(
+            "check",
+            format!("check --track-frees --format json --output /out/{way}-check.jsonl -- {}", program("check")),
+        );
+        case("record", format!("record -o /out/{way}.itr -- {}", program("record")));
+        case("trace", format!("trace --from /out/{way}.itr --format json --output /out/{way}-trace.jsonl"));
+        case("recorded", format!("handles --json --from /out/{way}.itr"));
+    }
     script.case("end", &format!("exec echo '<4>{END}' > /dev/kmsg"));
     script.case("after", "exec iommu-trace handles --json");
-    script.case("recorded", "exec iommu-trace handles --json --from /out/run.itr");
-    let files = script.run(guest.vm().timeout(Duration::from_secs(600)))?;
-    for name in ["before", "begin", "check", "trace", "record", "end", "after", "recorded"] {
-        files.expect_status(name, 0).with_context(|| name.to_owned())?;
+    cases.extend(["end".to_owned(), "after".to_owned()]);
+    let files = script.run(guest.vm().hotplug(hotplug).timeout(Duration::from_secs(1800)))?;
+    for name in &cases {
+        files.expect_status(name, 0).with_context(|| name.clone())?;
     }
-    let trace = Trace::parse(&files.text("trace.jsonl")?)?;
-    checks.check("check raises no alarm", Trace::parse(&files.text("check.jsonl")?)?.check_clean());
-    checks.check("the trace is whole", trace.check_frame().and_then(|()| trace.check_clean()));
-    checks.check("the trace tells what the guest says it did", told(&trace, &files.text("trace.truth")?, count));
+    for way in ways {
+        held(&files, checks, way, hotplug.is_some())?;
+    }
     let (before, after) = (files.text("before.stdout")?, files.text("after.stdout")?);
     checks.check("afterwards the same is attached as before", same(&before, &after));
-    checks.check("by the recording nothing is attached", nothing_attached(&files.text("recorded.stdout")?));
     checks.check("the kernel says nothing", said_nothing(files.console()));
     Ok(())
 }
 
-/// What happened to the device, in its order, by the trace and by the guest.
-fn told(trace: &Trace, truth: &str, count: usize) -> Result<()> {
-    let device = "0000:00:02.0";
-    let mut expected = String::new();
-    for _ in 0..count {
-        expected.push_str("bind attach detach unbind remove add ");
-    }
-    let mut spans: Vec<_> = trace.spans.iter().filter(|span| span.text("device") == Some(device)).collect();
+fn held(files: &Files, checks: &mut Checks, way: &Way, plugged: bool) -> Result<()> {
+    let (name, ..) = way;
+    let clean = Trace::parse(&files.text(&format!("{name}-check.jsonl"))?)?.check_clean();
+    checks.check(format!("{name}: check raises no alarm"), clean);
+    let trace = Trace::parse(&files.text(&format!("{name}-trace.jsonl"))?)?;
+    checks.check(format!("{name}: the trace is whole"), trace.check_frame().and_then(|()| trace.check_clean()));
+    let truth = files.text(&format!("{name}-record.truth"))?;
+    checks.check(
+        format!("{name}: the trace tells what the guest says it did"),
+        told(&trace, &truth, way, plugged).with_context(|| name.to_string()),
+    );
+    let recorded = files.text(&format!("{name}-recorded.stdout"))?;
+    checks.check(format!("{name}: by the recording nothing is attached"), nothing_attached(&recorded));
+    Ok(())
+}
+
+/// What happened to each device, in its order, by the trace and by the guest.
+fn told(trace: &Trace, truth: &str, (name, _, ports, count): &Way, plugged: bool) -> Result<()> {
+    let (held, owner) = match *name {
+        "container" => ("attach detach ", "vfio"),
+        _ => ("bind attach detach unbind ", "iommufd"),
+    };
+    let round = if plugged { format!("add {held}remove ") } else { format!("{held}remove add ") };
+    let expected = round.repeat(*count);
+    let mut spans: Vec<_> = trace.spans.iter().collect();
     spans.sort_by_key(|span| span.ts);
-    let mut seen = String::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    // A container's attaches are of its group: whose that is, its device's coming or going tells.
+    let mut of_group: BTreeMap<u64, String> = BTreeMap::new();
     for span in spans {
-        let name = match span.event.as_str() {
+        let what = match span.event.as_str() {
             "iommufd_bind" => "bind",
             "iommufd_unbind" => "unbind",
-            "attach" | "detach" if span.text("owner") == Some("iommufd") => &span.event,
+            "attach" | "detach" if span.text("owner") == Some(owner) => &span.event,
             "device_remove" => "remove",
             "device_add" => "add",
             _ => continue,
         };
-        let _ = write!(seen, "{name} ");
+        let group = span.number("group").with_context(|| format!("no group: {}", span.raw))?;
+        match span.text("device") {
+            Some(device) => {
+                let seen = seen.entry(device.to_owned()).or_default();
+                if what == "remove" {
+                    seen.push_str(&of_group.remove(&group).unwrap_or_default());
+                }
+                let _ = write!(seen, "{what} ");
+            }
+            None => {
+                let _ = write!(of_group.entry(group).or_default(), "{what} ");
+            }
+        }
     }
-    ensure!(seen == expected, "the trace tells\n  {seen}\nnot\n  {expected}");
+    ensure!(of_group.is_empty(), "the trace does not tell of whom this is: {of_group:?}");
+    ensure!(seen.len() == *ports, "the trace tells of {:?}, not of {ports} devices", seen.keys());
+    for (device, seen) in seen {
+        ensure!(seen == expected, "of {device} the trace tells\n  {seen}\nnot\n  {expected}");
+    }
     let did = |kind: &str| truth.lines().filter(|line| line.contains(&format!(r#""truth":"{kind}""#))).count();
-    for kind in ["bind", "attach", "detach", "unbind", "device_remove", "device_add"] {
-        ensure!(did(kind) == count, "the guest says {kind} {} times, not {count}", did(kind));
+    let mut kinds = vec!["attach", "detach", "device_remove", "device_add"];
+    if *name != "container" {
+        kinds.extend(["bind", "unbind"]);
+    }
+    for kind in kinds {
+        ensure!(did(kind) == count * ports, "the guest says {kind} {} times, not {}", did(kind), count * ports);
     }
     Ok(())
 }
@@ -104,8 +213,8 @@ fn told(trace: &Trace, truth: &str, count: usize) -> Result<()> {
 fn said_nothing(console: &str) -> Result<()> {
     let mut lines = console.lines().map(message);
     lines.by_ref().find(|line| *line == BEGIN).context("the console lacks the mark of the beginning")?;
-    let said: Vec<&str> =
-        lines.take_while(|line| *line != END).filter(|line| !line.is_empty() && !line.ends_with(ORDINARY)).collect();
+    let ordinary = |line: &str| line.is_empty() || ORDINARY.iter().any(|said| line.contains(said));
+    let said: Vec<&str> = lines.take_while(|line| *line != END).filter(|line| !ordinary(line)).collect();
     ensure!(console.contains(END), "the console lacks the mark of the end");
     ensure!(said.is_empty(), "the kernel said\n  {}", said.join("\n  "));
     Ok(())

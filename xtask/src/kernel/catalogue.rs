@@ -84,6 +84,12 @@ pub const CATALOGUE: &[Entry] = &[
         about: "the same with iommufd and VFIO as modules, as most distributions have them",
     },
     Entry {
+        name: "built-7.3-hotplug",
+        origin: BACKPORTS,
+        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-hotplug.config") },
+        about: "the same, and PCI devices come and go (boot it with --hotplug)",
+    },
+    Entry {
         name: "stock-6.1",
         origin: Origin::Configured,
         kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-amd64", "linux-image-"), split: None },

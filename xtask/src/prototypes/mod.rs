@@ -13,6 +13,9 @@ use clap::Args;
 
 use crate::{command, kernel, modules, progress::say, workspace};
 
+/// The modules whose functions are probed.
+const MODULES: &[&str] = &["iommufd", "virtio", "virtio_ring", "virtio_iommu"];
+
 /// Where the table of the documentation begins and ends.
 const BEGIN: &str = "<!-- begin: cargo xtask prototypes --write -->";
 const END: &str = "<!-- end -->";
@@ -64,26 +67,39 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
 /// Puts a kernel's types into a directory as `/sys/kernel/btf` has them. Tells what to call it.
 fn lay_out(kernel: &str, place: &Path) -> Result<String> {
     if kernel == "running" {
-        for name in ["vmlinux", "iommufd"] {
-            let from = Path::new("/sys/kernel/btf").join(name);
-            if from.exists() {
-                fs::copy(&from, place.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
-            }
-        }
-        return Ok(kernel.to_owned());
+        return running(Path::new("/sys/kernel/btf"), place);
     }
     let image = kernel::find(kernel)?;
     let content = fs::read(&image.bzimage).with_context(|| format!("cannot read {}", image.bzimage.display()))?;
     fs::write(place.join("vmlinux"), image::types(&content)?)?;
     if let Some(dir) = &image.modules {
-        // It stands at the end, behind what it needs.
-        for module in modules::load(dir, ["iommufd"])?.iter().filter(|module| module.path.ends_with("/iommufd.ko")) {
-            fs::write(place.join("iommufd"), image::section(&module.content, ".BTF")?)?;
+        // With what they need.
+        for module in modules::load(dir, MODULES.iter().copied())? {
+            let name = module.path.rsplit('/').next().and_then(|file| file.strip_suffix(".ko")).unwrap_or_default();
+            let name = name.replace('-', "_");
+            if MODULES.contains(&name.as_str()) {
+                fs::write(place.join(name), image::section(&module.content, ".BTF")?)?;
+            }
         }
     }
     let name = Path::new(&image.name).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let version = image.version.split('-').next().unwrap_or_default();
     Ok(if version.is_empty() { name } else { format!("{name} ({version})") })
+}
+
+/// The types of the kernel that runs here.
+fn running(shown: &Path, place: &Path) -> Result<String> {
+    for name in ["vmlinux"].iter().chain(MODULES) {
+        let from = shown.join(name);
+        // A module that is built in, or not loaded, is not shown.
+        if *name == "vmlinux" || from.exists() {
+            fs::copy(&from, place.join(name)).with_context(|| {
+                format!("cannot copy {}: a kernel with CONFIG_DEBUG_INFO_BTF shows its types there", from.display())
+            })?;
+        }
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Ok(format!("running ({})", release.trim()))
 }
 
 /// The document with another text in the marked region.
@@ -96,6 +112,20 @@ fn replaced(document: &str, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_kernel_that_runs_what_it_shows_is_taken() {
+        let (shown, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let error = format!("{:#}", running(shown.path(), place.path()).unwrap_err());
+        assert!(error.contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+        fs::write(shown.path().join("vmlinux"), "types").unwrap();
+        fs::write(shown.path().join("virtio_ring"), "more").unwrap();
+        fs::write(shown.path().join("ext4"), "of no interest").unwrap();
+        assert!(running(shown.path(), place.path()).unwrap().starts_with("running ("));
+        let mut names: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["virtio_ring", "vmlinux"]);
+    }
 
     #[test]
     fn only_the_marked_region_is_replaced() {

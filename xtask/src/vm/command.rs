@@ -11,7 +11,13 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::{Copy, Vm};
-use crate::{accel::Accel, kernel, programs::Programs, progress::elapsed, qemu::Iommu};
+use crate::{
+    accel::Accel,
+    kernel,
+    programs::Programs,
+    progress::elapsed,
+    qemu::{Hotplug, Iommu},
+};
 
 /// Options of `cargo xtask vm`.
 #[derive(Args, Clone, Debug)]
@@ -46,6 +52,9 @@ pub struct Arguments {
     /// More of the kernel's command line; may be repeated
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     append: Vec<String>,
+    /// Empty ports, 00:04.0 to 00:07.0, for devices that come and go: how the guest is told of it
+    #[arg(long, value_enum)]
+    hotplug: Option<Hotplug>,
     /// One more device, as QEMU's -device says it; may be repeated
     #[arg(long, value_name = "QEMU_DEVICE")]
     device: Vec<String>,
@@ -88,6 +97,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         .memory(&arguments.memory)
         .icount(arguments.icount)
         .timeout(arguments.timeout)
+        .hotplug(arguments.hotplug)
         .terminal(arguments.tty);
     for Copy { from, to } in &arguments.copy {
         vm = vm.copy(from, to);

@@ -6,6 +6,7 @@ mod command;
 mod control;
 mod monitor;
 mod outcome;
+mod qmp;
 
 use std::{
     fs::{self, File},
@@ -27,7 +28,7 @@ use crate::{
     kernel::{self, Image},
     modules,
     programs::Programs,
-    qemu::{self, Iommu, Machine},
+    qemu::{self, Hotplug, Iommu, Machine},
 };
 
 /// A file of the host and where it is in the guest.
@@ -53,6 +54,7 @@ pub struct Vm {
     icount: bool,
     timeout: Duration,
     append: Vec<String>,
+    hotplug: Option<Hotplug>,
     devices: Vec<String>,
     modules: Vec<String>,
     copies: Vec<Copy>,
@@ -79,6 +81,7 @@ impl Vm {
             icount: false,
             timeout: Duration::from_secs(120),
             append: Vec::new(),
+            hotplug: None,
             devices: Vec::new(),
             modules: Vec::new(),
             copies: Vec::new(),
@@ -158,6 +161,13 @@ impl Vm {
         self
     }
 
+    /// Ports whose devices come and go while the guest runs, as a program in it asks for: see `qmp.rs`.
+    #[must_use]
+    pub fn hotplug(mut self, hotplug: impl Into<Option<Hotplug>>) -> Self {
+        self.hotplug = hotplug.into();
+        self
+    }
+
     /// One more device, as QEMU says it.
     #[must_use]
     pub fn device(mut self, device: impl Into<String>) -> Self {
@@ -224,6 +234,9 @@ impl Vm {
         let dir = tempfile::Builder::new().prefix("iommu-trace-vm-").tempdir().context("cannot make a directory")?;
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
+        if self.hotplug.is_some() {
+            fs::create_dir(share.join(qmp::DIRECTORY))?;
+        }
         let machine = Machine {
             emulator: Emulator::for_iommu(self.iommu)?,
             kernel: self.kernel.bzimage.clone(),
@@ -233,6 +246,7 @@ impl Vm {
             smp: self.smp,
             memory: self.memory.clone(),
             icount: self.icount,
+            hotplug: self.hotplug.map(|hotplug| (hotplug, dir.path().join("qmp"))),
             devices: self.devices.clone(),
             append: self.append.clone(),
             console: dir.path().join("console"),

@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     control::{self, Line, Verdict},
     outcome::{Outcome, Status},
+    qmp::Bridge,
 };
 use crate::{
     command,
@@ -41,6 +42,8 @@ pub fn run(machine: &Machine, timeout: Duration, stdout: &mut dyn Write, stderr:
     // The share, and the serial ports that stand in for it on kernels without 9p.
     let mut outs = [Follow::open(&machine.share.join("stdout"))?, Follow::open(&machine.serial[0])?];
     let mut errs = [Follow::open(&machine.share.join("stderr"))?, Follow::open(&machine.serial[1])?];
+
+    let mut bridge = machine.hotplug.as_ref().map(|(_, socket)| Bridge::new(socket, &machine.share));
 
     let started = Instant::now();
     let mut console = Console::default();
@@ -72,6 +75,9 @@ pub fn run(machine: &Machine, timeout: Duration, stdout: &mut dyn Write, stderr:
         }
         if let Some(ended) = ended {
             break ended;
+        }
+        if let Some(bridge) = &mut bridge {
+            moved |= bridge.pump()?;
         }
         let now = Instant::now();
         if deadline.is_none() {

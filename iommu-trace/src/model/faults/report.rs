@@ -26,7 +26,11 @@ impl Model {
         let group_id = self.mirror.group_id(&report.device);
         let pasid = report.pasid().unwrap_or(0);
         let slots = self.latencies.slots(group_id, report.device.name, pasid);
-        let id = self.faults.insert(Fault::new(event, report, group_id, slots, self.interrupts.of(event.task.tid)));
+        let interrupt = self.interrupts.of(event.task.tid);
+        if let Some(began) = interrupt {
+            self.latencies.record(slots, Measure::Interrupt, since(event.ts, began));
+        }
+        let id = self.faults.insert(Fault::new(event, report, group_id, slots, interrupt));
         self.enter(Call::new(event, About::Report(id)), effects);
         let device = report.device.ptr;
         self.faults.wait(

@@ -2,7 +2,7 @@
 
 use super::{
     RuleId,
-    facts::{LookedUp, named, place},
+    facts::{LookedUp, of_fault, place},
 };
 use crate::model::{
     Evidence, Model, Subject,
@@ -61,16 +61,7 @@ pub fn delivered(model: &Model, fault: &Fault, message: &Stray) -> Option<Breach
         return None;
     }
     let pasid = fault.report.pasid().unwrap_or(0);
-    let subject = Subject {
-        group: fault.group_id,
-        device: named(fault.report.device.name),
-        pasid: Some(pasid),
-        handle: fault.handle,
-        device_id: Some(message.device_id),
-        fault_group: fault.group,
-        grpid: Some(fault.report.grpid),
-        ..Subject::default()
-    };
+    let subject = Subject { device_id: Some(message.device_id), ..of_fault(fault) };
     let text = format!(
         "a fault of {} was delivered with device id {}, and its handle is for device id {expected}",
         place(fault.group_id, pasid),

@@ -2,7 +2,7 @@
 
 use super::{
     RuleId,
-    facts::{named, place},
+    facts::{named, of_fault, place},
 };
 use crate::{
     event::{Event, PageResponse},
@@ -13,22 +13,12 @@ use crate::{
 pub fn answered_again(fault: &Fault, event: &Event) -> Option<Breach> {
     let first = fault.stages[Stage::Response as usize]?;
     let pasid = fault.report.pasid().unwrap_or(0);
-    let subject = Subject {
-        group: fault.group_id,
-        device: named(fault.report.device.name),
-        pasid: Some(pasid),
-        handle: fault.handle,
-        device_id: fault.device_id,
-        fault_group: fault.group,
-        grpid: Some(fault.report.grpid),
-        ..Subject::default()
-    };
     let message = format!(
         "a page request of {} (group index {}) was answered a second time",
         place(fault.group_id, pasid),
         fault.report.grpid,
     );
-    let breach = Breach::new(RuleId::DoubleResponse, fault.ts, message, subject);
+    let breach = Breach::new(RuleId::DoubleResponse, fault.ts, message, of_fault(fault));
     Some(breach.proven_by([
         fault.stages[Stage::Report as usize],
         Some(first),
@@ -39,16 +29,6 @@ pub fn answered_again(fault: &Fault, event: &Event) -> Option<Breach> {
 /// An answer is given for one request, and names another: that one was not made, and the first gets none.
 pub fn answered_for_another(fault: &Fault, event: &Event, response: &PageResponse) -> Breach {
     let pasid = fault.report.pasid().unwrap_or(0);
-    let subject = Subject {
-        group: fault.group_id,
-        device: named(fault.report.device.name),
-        pasid: Some(pasid),
-        handle: fault.handle,
-        device_id: fault.device_id,
-        fault_group: fault.group,
-        grpid: Some(fault.report.grpid),
-        ..Subject::default()
-    };
     let whom = if fault.report.device.ptr == response.device { "" } else { " of another device" };
     let message = format!(
         "the answer to a page request of {} (group index {}) names PASID {}, group index {}{whom}",
@@ -57,7 +37,7 @@ pub fn answered_for_another(fault: &Fault, event: &Event, response: &PageRespons
         response.pasid,
         response.grpid,
     );
-    Breach::new(RuleId::DoubleResponse, fault.ts, message, subject)
+    Breach::new(RuleId::DoubleResponse, fault.ts, message, of_fault(fault))
         .proven_by([fault.stages[Stage::Report as usize], Some(Evidence::of(event, "response"))])
 }
 

@@ -155,6 +155,20 @@ pub fn named(name: Name) -> Option<Name> {
     (!name.is_empty()).then_some(name)
 }
 
+/// What a rule about a fault is about.
+pub fn of_fault(fault: &Fault) -> Subject {
+    Subject {
+        group: fault.group_id,
+        device: named(fault.report.device.name),
+        pasid: Some(fault.report.pasid().unwrap_or(0)),
+        handle: fault.handle,
+        device_id: fault.device_id,
+        fault_group: fault.group,
+        grpid: Some(fault.report.grpid),
+        ..Subject::default()
+    }
+}
+
 /// A slot, in a sentence.
 pub fn place(group: Option<u32>, pasid: u32) -> String {
     let group = group.map_or_else(|| "an unknown group".to_owned(), |group| format!("group {group}"));

@@ -2,13 +2,13 @@
 
 use super::{
     RuleId,
-    facts::{named, place},
+    facts::{of_fault, place},
     fault_dropped::driver_unseen,
 };
 use crate::{
     event::FAULT_PAGE_REQ,
     event::ProbeId,
-    model::{Doubt, Evidence, Model, Subject, faults::Fault, judge::Breach, span::Stage},
+    model::{Doubt, Evidence, Model, faults::Fault, judge::Breach, span::Stage},
 };
 
 /// Why a missing response is noticed.
@@ -29,16 +29,6 @@ pub fn unanswered(model: &Model, fault: &Fault, because: Because) -> Option<Brea
         return None;
     }
     let pasid = fault.report.pasid().unwrap_or(0);
-    let subject = Subject {
-        group: fault.group_id,
-        device: named(fault.report.device.name),
-        pasid: Some(pasid),
-        handle: fault.handle,
-        device_id: fault.device_id,
-        fault_group: fault.group,
-        grpid: Some(fault.report.grpid),
-        ..Subject::default()
-    };
     let (why, end) = match because {
         Because::Late(ns) => (format!("for {} ms", ns / 1_000_000), None),
         Because::Removed(event) => ("and its device is gone".to_owned(), Some(event)),
@@ -56,7 +46,7 @@ pub fn unanswered(model: &Model, fault: &Fault, because: Because) -> Option<Brea
         // The core answers what is left in a queue through the driver alone.
         unseen = unseen.or(driver_unseen(model, fault));
     }
-    let breach = Breach::new(RuleId::FaultUnanswered, fault.ts, message, subject);
+    let breach = Breach::new(RuleId::FaultUnanswered, fault.ts, message, of_fault(fault));
     let stages = [Stage::Report, Stage::Lookup, Stage::Handler, Stage::Delivered];
     Some(breach.proven_by(stages.map(|stage| fault.stages[stage as usize])).proven_by([end]).unless(unseen))
 }

@@ -2,26 +2,16 @@
 
 use super::{
     RuleId,
-    facts::{named, place},
+    facts::{of_fault, place},
 };
 use crate::{
     event::ProbeId,
-    model::{Doubt, Evidence, Model, Subject, faults::Fault, judge::Breach, span::Stage},
+    model::{Doubt, Evidence, Model, faults::Fault, judge::Breach, span::Stage},
 };
 
 fn breach(fault: &Fault, message: String, more: [Option<Evidence>; 2]) -> Breach {
-    let subject = Subject {
-        group: fault.group_id,
-        device: named(fault.report.device.name),
-        pasid: Some(fault.report.pasid().unwrap_or(0)),
-        handle: fault.handle,
-        device_id: fault.device_id,
-        fault_group: fault.group,
-        grpid: Some(fault.report.grpid),
-        ..Subject::default()
-    };
     let stages = [Stage::Report, Stage::Handler, Stage::Delivered, Stage::Response];
-    Breach::new(RuleId::GroupLeak, fault.ts, message, subject)
+    Breach::new(RuleId::GroupLeak, fault.ts, message, of_fault(fault))
         .proven_by(stages.map(|stage| fault.stages[stage as usize]))
         .proven_by(more)
 }

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const { meta, stats, thinned, devices, lives, violations } = data;
-  const stageNames = { lookup: "look-up", device_id: "device id", handler: "handler", delivered: "read", response: "answer" };
+  const stageNames = { interrupt: "interrupt to report", lookup: "look-up", device_id: "device id", handler: "handler", delivered: "read", response: "answer" };
   const responses = ["success", "invalid", "failure", "failure", "", "", "", "", "", "none"];
 
   // ---- texts ----

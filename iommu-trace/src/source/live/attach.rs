@@ -15,7 +15,7 @@ use iommu_trace_common::{ProbeId, Settings};
 
 use super::{LiveOptions, MAX_RING, MIN_RING, StackLevel, diagnostics::LEVEL, sums, targets};
 use crate::{
-    kernel::Kernel,
+    kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
 };
 
@@ -65,8 +65,12 @@ pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &Li
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
 fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let mut settings = kernel.settings(options.stacks.setting(), options.track_frees, options.sums);
-    settings.direct = u32::from(direct);
+    let mut settings = kernel.settings(Asked {
+        stacks: options.stacks.setting(),
+        direct,
+        track_frees: options.track_frees,
+        sums: options.sums,
+    });
     settings.amd_wait_void = u32::from(plan.is_copy(ProbeId::AmdCompletionWait));
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };

@@ -2,14 +2,18 @@
 
 use std::{
     collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::{
     Pod,
     maps::{Map, MapData, PerCpuHashMap},
+    util::nr_cpus,
 };
+use aya_obj::generated::{bpf_attr, bpf_cmd};
 use iommu_trace_common::record::{SumKey, SumValue};
 
 use crate::event::{Body, Event, Phase, ProbeId, Sum, Task};
@@ -43,14 +47,20 @@ struct Told {
 /// The map and what of it was told already.
 pub struct Sums {
     map: PerCpuHashMap<MapData, Key, Value>,
+    /// The same map, for what the library does not do.
+    fd: OwnedFd,
+    cpus: usize,
     told: BTreeMap<(u64, u32, u32), Told>,
     looked: Instant,
 }
 
 impl Sums {
     pub fn new(map: Map) -> anyhow::Result<Sums> {
+        let Map::PerCpuHashMap(data) = &map else { bail!("the map SUMS is no per-CPU hash") };
+        let fd = data.fd().as_fd().try_clone_to_owned().context("cannot keep the map SUMS open")?;
+        let cpus = nr_cpus().map_err(|(_, error)| error).context("cannot tell the number of CPUs")?;
         let map = PerCpuHashMap::try_from(map).context("the map SUMS is no per-CPU hash")?;
-        Ok(Sums { map, told: BTreeMap::new(), looked: Instant::now() })
+        Ok(Sums { map, fd, cpus, told: BTreeMap::new(), looked: Instant::now() })
     }
 
     /// Whether it is time to look.
@@ -72,30 +82,65 @@ impl Sums {
             let more = sum.minus(&told.value);
             told.idle = if more.calls == 0 { told.idle.saturating_add(1) } else { 0 };
             told.value = sum;
-            if more.calls > 0
-                && let Some(sum) = Sum::new(&key, &more)
-            {
-                events.push(Event {
-                    ts: now,
-                    task: Task::default(),
-                    probe: ProbeId::Sums,
-                    phase: Phase::Exit,
-                    stack: None,
-                    body: Body::Sum(Box::new(sum)),
-                });
-            }
+            events.extend(event(now, &key, &more));
         }
         if entries > ROOM * 3 / 4 {
-            self.forget_idle();
+            self.forget_idle(now, &mut events);
         }
         Ok(events)
     }
 
-    /// Makes room. A domain that is freed is never called again; one that is called after all begins anew.
-    fn forget_idle(&mut self) {
-        let map = &mut self.map;
+    /// Makes room. A domain that is freed is never called again; one that is called after all begins anew. What has come
+    /// since the look is told.
+    fn forget_idle(&mut self, now: u64, events: &mut Vec<Event>) {
+        let (fd, cpus) = (self.fd.as_fd(), self.cpus);
         self.told.retain(|&(object, probe, kind), told| {
-            told.idle < IDLE_LOOKS || map.remove(&Key(SumKey { object, probe, kind })).is_err()
+            let key = SumKey { object, probe, kind };
+            if told.idle < IDLE_LOOKS {
+                return true;
+            }
+            match take_out(fd, &key, cpus) {
+                Ok(last) => {
+                    events.extend(event(now, &key, &last.minus(&told.value)));
+                    false
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "an idle sum stays in its table");
+                    true
+                }
+            }
         });
     }
 }
+
+/// What has come, unless nothing has.
+fn event(now: u64, key: &SumKey, more: &SumValue) -> Option<Event> {
+    if more.calls == 0 {
+        return None;
+    }
+    let body = Body::Sum(Box::new(Sum::new(key, more)?));
+    Some(Event { ts: now, task: Task::default(), probe: ProbeId::Sums, phase: Phase::Exit, stack: None, body })
+}
+
+/// Reads an entry and removes it, under the lock of its bucket: of what comes between reading and removing in two steps, nothing
+/// would be known.
+fn take_out(map: BorrowedFd<'_>, key: &SumKey, cpus: usize) -> io::Result<SumValue> {
+    let mut values = vec![SumValue::ZERO; cpus];
+    // SAFETY: integers and arrays of them: zeroes are a value.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: these are the members that commands about an element use; all are integers.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = std::ptr::from_ref(key) as u64;
+    element.__bindgen_anon_1.value = values.as_mut_ptr() as u64;
+    let command = bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM as libc::c_long;
+    // SAFETY: the command reads `attr` and the key, and writes a value, which is a multiple of eight bytes long, for each
+    // possible CPU.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<bpf_attr>()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(values.iter().fold(SumValue::ZERO, |sum, cpu| sum.plus(cpu)))
+}
+
+const _: () = assert!(size_of::<SumValue>().is_multiple_of(8), "the kernel rounds each CPU's value up to eight bytes");

@@ -98,9 +98,9 @@ impl Bins {
     }
 }
 
-/// The stages of a fault that are measured, in their order.
-pub const STAGES: [Measure; 5] =
-    [Measure::Lookup, Measure::DeviceId, Measure::Handler, Measure::Delivered, Measure::Response];
+/// What is measured of a fault: its stages in their order, then what few machines have.
+pub const STAGES: [Measure; 6] =
+    [Measure::Lookup, Measure::DeviceId, Measure::Handler, Measure::Delivered, Measure::Response, Measure::Interrupt];
 
 /// One histogram for each stage.
 #[derive(Clone, Debug, Default)]
@@ -109,9 +109,8 @@ pub struct StageBins(pub [Bins; STAGES.len()]);
 impl StageBins {
     /// Takes note of a fault.
     pub fn record(&mut self, fault: &FaultSpan) {
-        let times = [fault.lookup_ns, fault.device_id_ns, fault.handler_ns, fault.delivered_ns, fault.response_ns];
-        for (bins, ns) in self.0.iter_mut().zip(times) {
-            if let Some(ns) = ns {
+        for (bins, measure) in self.0.iter_mut().zip(STAGES) {
+            if let Some(ns) = measure.of(fault) {
                 bins.record(ns);
             }
         }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     event::{Phase, ProbeId},
     model::{
-        RULES,
+        Measure, RULES,
         span::{ChangeSpan, FaultSpan, Span as Event, SpanKind},
     },
     output::{duration, errno_name, nanoseconds},
@@ -333,11 +333,15 @@ impl Lines<'_> {
         if let Some(ret) = fault.ret.filter(|ret| *ret != 0) {
             self.pair("returned", &errno_name(ret));
         }
-        if let Some(ns) = fault.interrupt_ns {
-            self.pair("interrupt", &format!("{} before the report", duration(ns)));
-        }
         self.gap();
         self.title("Stages, since the report");
+        if let Some(ns) = fault.interrupt_ns {
+            self.text(&format!(
+                "{:<10} {:>10} the interrupt's thread began its work",
+                "interrupt",
+                format!("-{}", duration(ns))
+            ));
+        }
         let stages = [
             ("look-up", fault.lookup_ns),
             ("device id", fault.device_id_ns),
@@ -490,7 +494,11 @@ impl Lines<'_> {
     fn stage(&mut self, ui: &Ui, stage: usize) {
         let Some(measure) = STAGES.get(stage) else { return };
         let whose = ui.device.map_or_else(|| "all devices".to_owned(), |name| name.to_string());
-        self.title(&format!("report to {} of {whose}, last {}", measure.name(), ui.span().name));
+        let from_to = match measure {
+            Measure::Interrupt => "interrupt to report".to_owned(),
+            _ => format!("report to {}", measure.name()),
+        };
+        self.title(&format!("{from_to} of {whose}, last {}", ui.span().name));
         let bins = self.world.latencies(self.world.window(ui), ui.device).0[stage].clone();
         self.latency("window", &bins);
         self.histogram(&bins);

@@ -51,7 +51,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) -> usize 
                 let bins = &stages.0[at];
                 let q = |share| maybe(bins.quantile(share));
                 Cells::plain([
-                    measure.name().to_owned(),
+                    if measure == Measure::Interrupt { "from irq" } else { measure.name() }.to_owned(),
                     count(bins.count()),
                     q(0.5),
                     q(0.9),

@@ -46,6 +46,29 @@ commands! {
     DetachPt = BASE + 20, "VFIO_DEVICE_DETACH_IOMMUFD_PT", 12 bytes;
 }
 
+/// `struct vfio_irq_set` with one eventfd for data.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct SetIrqs {
+    pub argsz: u32,
+    pub flags: u32,
+    pub index: u32,
+    pub start: u32,
+    pub count: u32,
+    pub eventfd: i32,
+}
+
+/// `VFIO_IRQ_SET_DATA_EVENTFD`.
+pub const IRQ_DATA_EVENTFD: u32 = 1 << 2;
+/// `VFIO_IRQ_SET_ACTION_TRIGGER`.
+pub const IRQ_ACTION_TRIGGER: u32 = 1 << 5;
+/// `VFIO_PCI_REQ_IRQ_INDEX`: no interrupt of the device, but the kernel's wish to have it back.
+pub const PCI_REQ_IRQ: u32 = 4;
+
+commands! {
+    SetIrqs = BASE + 10, "VFIO_DEVICE_SET_IRQS", 24 bytes;
+}
+
 /// `VFIO_SET_IOMMU`: its argument is a value, the kind of IOMMU.
 pub const SET_IOMMU: c_ulong = io(BASE + 2);
 /// `VFIO_TYPE1v2_IOMMU`.

@@ -8,6 +8,7 @@ use crate::NotApplicable;
 use crate::container::Container;
 use crate::iommufd::{Iommufd, Pt};
 use crate::mock::{Expect, open};
+use crate::steps::Steps;
 use crate::sys::Buffer;
 use crate::truth::{Fact, Truth};
 use crate::vfio::{Claimed, Vfio, pick, pick_siblings};
@@ -30,6 +31,9 @@ pub struct Args {
     /// Leave out what has to fail.
     #[arg(long)]
     pub no_failures: bool,
+    /// Stop after each step, and run this command, by a shell, with the step's number in `STEP`.
+    #[arg(long, value_name = "COMMAND")]
+    pub at_step: Option<String>,
 }
 
 /// Where the program maps: below the MSI window of every machine here.
@@ -39,87 +43,119 @@ pub const LENGTH: usize = 64 * 4096;
 
 /// Runs the program.
 pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+    let steps = Steps::new(args.at_step.as_deref(), truth);
+    steps.after("the start")?;
     if args.siblings {
-        return siblings(args, truth);
+        return siblings(args, truth, &steps);
     }
     let pci = pick(args.device.as_deref())?;
     if args.container {
         let claimed = Claimed::new(pci, truth)?;
+        steps.after("the driver's bind")?;
         let buffer = Buffer::new(LENGTH)?;
         for _ in 0..args.cycles {
-            container_cycle(&claimed, truth, &buffer)?;
+            container_cycle(&claimed, truth, &buffer, &steps)?;
         }
-        return Ok(());
+        drop(claimed);
+        return steps.after("the end");
     }
     let (fd, _) = open(truth)?;
     let claimed = Claimed::new(pci, truth)?;
+    steps.after("the driver's bind")?;
     let ioas = fd.ioas_alloc()?;
     let mut device = claimed.open(&fd)?;
+    steps.after("the bind to iommufd")?;
     let buffer = Buffer::new(LENGTH)?;
     for _ in 0..args.cycles {
-        cycle(args, &fd, ioas, &mut device, &buffer)?;
+        cycle(args, &fd, ioas, &mut device, &buffer, &steps)?;
     }
     // The last attachment is left for the close to undo.
     device.attach(ioas, Expect::Success)?;
+    steps.after("the last attach")?;
     device.close();
+    steps.after("the close")?;
     fd.destroy("ioas", ioas.id)?;
     drop(claimed);
     fd.close_shared()?;
-    Ok(())
+    steps.after("the end")
 }
 
 /// Two devices of one group. The core hears of the first attach and the last detach only; the handle it keeps
 /// names the first device, which is unbound and gone while the second stays attached.
-fn siblings(args: &Args, truth: &Arc<Truth>) -> Result<()> {
+fn siblings(args: &Args, truth: &Arc<Truth>, steps: &Steps) -> Result<()> {
     let (fd, _) = open(truth)?;
     let [one, two] = pick_siblings()?;
     let one = Claimed::new(one, truth)?;
     let two = Claimed::new(two, truth)?;
+    steps.after("the drivers' binds")?;
     for _ in 0..args.cycles {
         let ioas = fd.ioas_alloc()?;
         let mut first = one.open(&fd)?;
+        steps.after("the first device's bind to iommufd")?;
         let mut second = two.open(&fd)?;
+        steps.after("the second device's bind to iommufd")?;
         let hwpt = hwpt(&fd, &first, ioas)?;
         let other = self::hwpt(&fd, &first, ioas)?;
         first.attach(hwpt, Expect::Success)?;
+        steps.after("the first device's attach")?;
         second.attach(hwpt, Expect::Joins)?;
+        steps.after("the second device's attach")?;
         first.leave()?;
+        steps.after("the first device's detach")?;
         first.close();
+        steps.after("the first device's close")?;
         // A new handle for the device that is left.
         second.attach(other, Expect::Success)?;
+        steps.after("the second device's replace")?;
         second.detach()?;
+        steps.after("the second device's detach")?;
         second.close();
+        steps.after("the second device's close")?;
         fd.destroy("hwpt_paging", other.id)?;
         fd.destroy("hwpt_paging", hwpt.id)?;
         fd.destroy("ioas", ioas.id)?;
     }
-    Ok(())
+    drop((one, two));
+    steps.after("the end")
 }
 
 /// One round with the container.
-pub fn container_cycle(claimed: &Claimed, truth: &Arc<Truth>, buffer: &Buffer) -> Result<()> {
+pub fn container_cycle(claimed: &Claimed, truth: &Arc<Truth>, buffer: &Buffer, steps: &Steps) -> Result<()> {
     let container = Container::open(claimed, truth)?;
+    steps.after("the attach")?;
     container.map(IOVA, buffer.addr(), LENGTH as u64)?;
+    steps.after("the map")?;
     let unmapped = container.unmap(IOVA, LENGTH as u64)?;
     ensure!(unmapped == LENGTH as u64, "{unmapped} bytes went where {LENGTH} were mapped");
-    Ok(container.close()?)
+    steps.after("the unmap")?;
+    container.close()?;
+    steps.after("the detach")
 }
 
-fn cycle(args: &Args, fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio, buffer: &Buffer) -> Result<()> {
+fn cycle(args: &Args, fd: &Arc<Iommufd>, ioas: Pt, device: &mut Vfio, buffer: &Buffer, steps: &Steps) -> Result<()> {
     let one = hwpt(fd, device, ioas)?;
     let two = hwpt(fd, device, ioas)?;
     device.attach(ioas, Expect::Success)?;
+    steps.after("the attach")?;
     fd.map(ioas.id, IOVA, buffer.addr(), LENGTH as u64)?;
+    steps.after("the map")?;
     device.attach(one, Expect::Success)?;
+    steps.after("the replace")?;
     device.attach(two, Expect::Success)?;
+    steps.after("the second replace")?;
     // The page table that is already there: a success that the core never hears of.
     device.attach(two, Expect::Success)?;
+    steps.after("the replace by the same")?;
     if !args.no_failures {
         failures(fd, ioas, device)?;
+        steps.after("what must fail")?;
     }
     fd.unmap(ioas.id, IOVA, LENGTH as u64)?;
+    steps.after("the unmap")?;
     device.detach()?;
+    steps.after("the detach")?;
     device.detach()?;
+    steps.after("the detach of nothing")?;
     fd.destroy("hwpt_paging", two.id)?;
     fd.destroy("hwpt_paging", one.id)?;
     Ok(())

@@ -18,6 +18,7 @@ use crate::iommufd::{FaultQueue, Iommufd, Pt};
 use crate::mock::{Expect, Features, Mock, open};
 use crate::pci::Pci;
 use crate::programs::{default_domain, vfio};
+use crate::steps::Steps;
 use crate::sys::{self, Buffer};
 use crate::truth::{Code, Fact, Truth};
 use crate::vfio::{Claimed, pick};
@@ -239,7 +240,7 @@ fn edu_scene(pci: &Pci, fd: Option<&Arc<Iommufd>>, truth: &Arc<Truth>, pace: &Pa
     }
     let claimed = Claimed::new(pci.clone(), truth)?;
     let buffer = Buffer::new(vfio::LENGTH)?;
-    let Some(fd) = fd else { return vfio::container_cycle(&claimed, truth, &buffer) };
+    let Some(fd) = fd else { return vfio::container_cycle(&claimed, truth, &buffer, &Steps::new(None, truth)) };
     let ioas = fd.ioas_alloc()?;
     let mut device = claimed.open(fd)?;
     device.attach(ioas, Expect::Success)?;
@@ -353,7 +354,7 @@ fn container_storm(args: &Storm, truth: &Arc<Truth>) -> Result<()> {
     let claimed = Claimed::new(pick(None)?, truth)?;
     let buffer = Buffer::new(vfio::LENGTH)?;
     while Instant::now() < end && !sys::stopped() {
-        vfio::container_cycle(&claimed, truth, &buffer)?;
+        vfio::container_cycle(&claimed, truth, &buffer, &Steps::new(None, truth))?;
     }
     Ok(())
 }
