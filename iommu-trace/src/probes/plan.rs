@@ -223,12 +223,12 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
         return not(Verdict::NotApplicable, format!("summed up by {}, which it calls", by.function()));
     }
     let programs = |probe, enter, exit| programs(probe, enter, exit, wanted);
-    let kprobes = |verdict, reason| match machine.kprobes_refused() {
-        Some(why) => not(Verdict::Broken, why),
-        None => {
-            let programs = programs(probe, Way::KProbe, Way::KRetProbe);
-            Planned { probe, programs, verdict, reason, symbol: None }
+    let kprobes = |verdict, reason| {
+        if let Some(why) = machine.kprobes_refused() {
+            return not(Verdict::Broken, why);
         }
+        let programs = programs(probe, Way::KProbe, Way::KRetProbe);
+        Planned { probe, programs, verdict, reason, symbol: None }
     };
     if probe.reach == Reach::Copied
         && let Some(copy) = machine.copy_of(function)
