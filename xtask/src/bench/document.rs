@@ -42,13 +42,14 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
     let cells: Vec<&Figures> = all.iter().filter(|cell| cell.workload == workload.name).collect();
     let kernel = &cells.first()?.kernel;
     let mut text = format!(
-        "### {}: {}\n\n{}; kernel {kernel}.\n\n",
-        capital(workload.name),
-        workload.operation,
-        capital(workload.about)
+        "### {}\n\nThe workload `{}`: {}; kernel {kernel}.\n\n",
+        capital(workload.operation),
+        workload.name,
+        workload.about
     );
     if let Some(bare) = aims::find(all, workload.name, BARE) {
-        let _ = writeln!(text, "Untraced, a {} takes {} instructions.\n", workload.operation, whole(bare.instructions()));
+        let _ =
+            writeln!(text, "Untraced, a {} takes {} instructions.\n", workload.operation, whole(bare.instructions()));
     }
     let _ = writeln!(
         text,
@@ -67,14 +68,14 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
     text.push_str(
         "\nThe rest of a run, in million instructions (as many as there are milliseconds on a CPU that does a thousand million a \
          second; waiting counts as if it were work):\n\n\
-         | traced by | functions | until attached | until ended | until detached | idle, a second | resident, MiB | own, MiB | \
-         seen | lost |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+         | traced by | functions | until attached | until ended | until detached | idle, a second | most resident, MiB | own, MiB | rings and files, MiB | \
+         seen | lost |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for cell in cells.iter().filter(|cell| cell.mode != BARE && cell.error.is_none()) {
         let count = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| whole(count as f64));
         let _ = writeln!(
             text,
-            "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {} | {} |",
+            "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
             about(&cell.mode),
             cell.functions,
             cell.attach_million,
@@ -83,6 +84,7 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
             cell.idle_instructions / 1e6,
             cell.resident_kib as f64 / 1024.0,
             cell.own_kib as f64 / 1024.0,
+            cell.files_kib as f64 / 1024.0,
             count(cell.seen),
             count(cell.lost)
         );

@@ -8,8 +8,14 @@ use super::{
     workloads::Workload,
 };
 
+/// Nanoseconds of a tick: `CONFIG_HZ` of the kernel is 250.
+const TICK_NS: u64 = 4_000_000;
+/// So few ticks say nothing.
+const FEW_TICKS: u64 = 15;
+
 /// What is wanted of a cell; instructions are those of one operation.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Figures {
     /// The workload.
     pub workload: String,
@@ -20,24 +26,24 @@ pub struct Figures {
     /// How many operations it was measured with.
     pub operations: u64,
     /// Why there are no figures.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// By the workload's process: its own, and what it does for the tracer (BPF programs, the ways there and back, wake-ups).
     pub workload_instructions: f64,
     /// By the tracer's processes.
     pub tool_instructions: f64,
     /// How much of the latter is in user space, by the ticks that found it there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_user_share: Option<f64>,
     /// How many ticks that rests on.
     pub ticks: u64,
     /// By everybody else: the kernel's own threads.
     pub other_instructions: f64,
     /// Runs of BPF programs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bpf_runs: Option<f64>,
     /// Their instructions, as the kernel measures its run times: with some of the measuring itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bpf_instructions: Option<f64>,
     /// An idle tracer's instructions a second.
     pub idle_instructions: f64,
@@ -53,11 +59,13 @@ pub struct Figures {
     pub resident_kib: u64,
     /// Its own memory in the end, KiB: without files, libraries, and rings shared with the kernel.
     pub own_kib: u64,
+    /// The latter in the end, KiB.
+    pub files_kib: u64,
     /// What it says to have seen, in all its run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seen: Option<u64>,
     /// What it says to have lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
     /// What it said.
     #[serde(skip)]
@@ -71,8 +79,8 @@ pub struct Seen<'a> {
     pub account: Account,
     /// Its outcome.
     pub outcome: &'a Value,
-    /// The outcome with run times of BPF programs.
-    pub statistics: Option<&'a Value>,
+    /// How often the workload did its thing while BPF programs were timed.
+    pub statistics: u32,
 }
 
 impl Figures {
@@ -87,10 +95,11 @@ impl Figures {
             (full - number(told, &["empty", name]) as f64) / operations.max(1) as f64
         };
         let [user, system] = ["tool_user_ticks", "tool_system_ticks"].map(|name| number(told, &["full", name]));
+        let ticks = (user + system) / TICK_NS;
         let million = |name: &str| number(told, &[name]) as f64 / 1e6;
         let said = told["said"].as_str().unwrap_or_default().to_owned();
         let (counted, lost) = account(seen.account, told["verified"].as_str().unwrap_or_default(), &said);
-        let error = told["error"].as_str().or_else(|| seen.statistics?["error"].as_str()).map(str::to_owned);
+        let error = told["error"].as_str().map(str::to_owned);
         let mut figures = Figures {
             workload: workload.name.to_owned(),
             mode: mode.name.to_owned(),
@@ -99,9 +108,8 @@ impl Figures {
             error,
             workload_instructions: of("workload"),
             tool_instructions: of("tool"),
-            tool_user_share: (user + system > 0).then(|| user as f64 / (user + system) as f64),
-            // 250 a second (CONFIG_HZ of the kernel).
-            ticks: (user + system) / 4_000_000,
+            tool_user_share: (ticks >= FEW_TICKS).then(|| user as f64 / (user + system) as f64),
+            ticks,
             other_instructions: of("others"),
             bpf_runs: None,
             bpf_instructions: None,
@@ -112,16 +120,14 @@ impl Figures {
             detach_million: million("detach"),
             resident_kib: number(told, &["memory", "peak"]),
             own_kib: number(told, &["memory", "anonymous"]),
+            files_kib: number(told, &["memory", "files"]) + number(told, &["memory", "shared"]),
             seen: counted,
             lost,
             said,
         };
-        if let Some(statistics) = seen.statistics {
-            let operations = (number(statistics, &["n"]) * each).max(1) as f64;
-            let sum = |what: &str| -> u64 {
-                let programs = statistics["programs"].as_object();
-                programs.map_or(0, |programs| programs.values().filter_map(|program| program[what].as_u64()).sum())
-            };
+        if let Some(programs) = told["programs"].as_object().filter(|programs| !programs.is_empty()) {
+            let operations = f64::from(seen.statistics * workload.each).max(1.0);
+            let sum = |what: &str| programs.values().filter_map(|program| program[what].as_u64()).sum::<u64>();
             figures.bpf_runs = Some(sum("runs") as f64 / operations);
             figures.bpf_instructions = Some(sum("time") as f64 / operations);
         }
@@ -207,18 +213,18 @@ fn account(account: Account, verified: &str, said: &str) -> (Option<u64>, Option
             }
             (Some(seen), lost)
         }
-        Account::Text => (first(), Some(words(verified, "lost").map_or(0, |count| count))),
+        Account::Text => (first(), Some(words(verified, "lost").unwrap_or(0))),
         Account::Recording | Account::Stats => {
             let text: String = verified.lines().take_while(|line| !line.starts_with('-')).collect();
             let stats: Value = serde_json::from_str(&text).unwrap_or_default();
             let events = stats["events"].as_object();
             let seen = events.map(|events| {
                 let wanted = |name: &str| matches!(name, "fault" | "attach" | "replace" | "detach" | "map" | "unmap");
-                events.iter().filter(|(name, _)| wanted(name)).filter_map(|(_, count)| count.as_u64()).sum()
+                events.iter().filter(|(name, _)| wanted(name)).filter_map(|(_, event)| event["count"].as_u64()).sum()
             });
             (seen, events.map(|_| losses(&stats)))
         }
-        Account::Check => (None, None),
+        Account::Check => (None, Some(words(verified, "lost").unwrap_or(0))),
         Account::Floor => {
             let of = |name: &str| said.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok());
             (of("records="), of("lost="))

@@ -79,13 +79,14 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
                 say(&format!("{}\n", figures.said));
             }
             bad += u8::from(figures.error.is_some());
+            if !arguments.check && !arguments.no_docs {
+                // At once, so that one that never ends costs no other's.
+                results::merge(&figures)?;
+            }
             measured.push(figures);
+            Ok(())
         };
         run::all(workload, &modes, arguments.check, &mut seen)?;
-        if !arguments.check && !arguments.no_docs {
-            // After each workload, so that one that never ends costs no other's.
-            results::merge(&measured)?;
-        }
     }
     say(&format!("{} cells in {}\n", measured.len(), elapsed(started.elapsed())));
     if arguments.check {

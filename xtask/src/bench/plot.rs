@@ -71,7 +71,7 @@ fn draw(path: &PathBuf, title: &str, bars: &[Bar]) -> Result<()> {
         .disable_y_axis()
         .x_label_formatter(&|value| whole(*value))
         .x_label_style(("sans-serif", 13))
-        .light_line_style(WHITE)
+        .max_light_lines(0)
         .draw()
         .map_err(|e| failed(&e))?;
     for (index, (name, whose, added)) in bars.iter().enumerate() {
@@ -85,7 +85,8 @@ fn draw(path: &PathBuf, title: &str, bars: &[Bar]) -> Result<()> {
         let bar = Rectangle::new([(10.0, from_top - 0.82), (length, from_top - 0.18)], colour.filled());
         let middle = from_top - 0.5;
         let style = |position| ("sans-serif", 14).into_text_style(&root).pos(position);
-        let value = Text::new(format!(" {}", whole(*added)), (length, middle), style(Pos::new(HPos::Left, VPos::Center)));
+        let value =
+            Text::new(format!(" {}", whole(*added)), (length, middle), style(Pos::new(HPos::Left, VPos::Center)));
         chart.draw_series(std::iter::once(bar)).map_err(|e| failed(&e))?;
         chart.draw_series(std::iter::once(value)).map_err(|e| failed(&e))?;
         let (_, y) = chart.backend_coord(&(10.0, middle));

@@ -21,9 +21,9 @@ pub fn load() -> Result<Vec<Figures>> {
     serde_json::from_str(&text).with_context(|| format!("{} is not what `cargo xtask bench` writes", path.display()))
 }
 
-/// Puts cells in the place of what was measured before, and makes document and plots anew.
-pub fn merge(cells: &[Figures]) -> Result<()> {
-    let cells = cells.iter().fold(load()?, |all, cell| merged(all, cell.clone()));
+/// Puts a cell in the place of what was measured before, and makes document and plots anew.
+pub fn merge(cell: &Figures) -> Result<()> {
+    let cells = merged(load()?, cell.clone());
     let path = data();
     let text = serde_json::to_string_pretty(&cells)? + "\n";
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;

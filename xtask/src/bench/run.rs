@@ -1,7 +1,6 @@
 //! Runs the cells of a workload in guests, and hands on the figures of each as they come.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, Write},
     time::Duration,
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     KERNEL,
     figures::{Figures, Seen},
-    modes::{Mode, Recipe, SCRIPTS, TOOLS, Whose},
+    modes::{Mode, Recipe, SCRIPTS, TOOLS},
     tools,
     workloads::Workload,
 };
@@ -31,7 +30,12 @@ const LIMIT: Duration = Duration::from_secs(45 * 60);
 const STATISTICS_SHARE: u32 = 5;
 
 /// Runs all of them. `quick`: without the run times of BPF programs.
-pub fn all(workload: &Workload, modes: &[&Mode], quick: bool, seen: &mut dyn FnMut(Figures)) -> Result<()> {
+pub fn all(
+    workload: &Workload,
+    modes: &[&Mode],
+    quick: bool,
+    seen: &mut dyn FnMut(Figures) -> Result<()>,
+) -> Result<()> {
     crate::vm::require_qemu()?;
     let image = kernel::find(KERNEL)?;
     let mut programs = Programs::build(Arch::Amd64, true)?;
@@ -53,7 +57,7 @@ fn guest(
     workload: &Workload,
     cells: &[(&Mode, Recipe)],
     quick: bool,
-    seen: &mut dyn FnMut(Figures),
+    seen: &mut dyn FnMut(Figures) -> Result<()>,
 ) -> Result<()> {
     if cells.is_empty() {
         return Ok(());
@@ -61,10 +65,7 @@ fn guest(
     let dir = tempfile::tempdir().context("cannot make a directory")?;
     let mut lines = Vec::new();
     for (mode, recipe) in cells {
-        lines.push(case(mode, recipe, workload, false));
-        if !quick && mode.whose != Whose::Nobody {
-            lines.push(case(mode, recipe, workload, true));
-        }
+        lines.push(case(mode, recipe, workload, quick));
     }
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     fs::write(dir.path().join("cases"), text).context("cannot write the cases")?;
@@ -83,7 +84,7 @@ fn guest(
     if cells.iter().any(|(_, recipe)| recipe.tools) {
         vm = vm.tree(tools::get()?.0, TOOLS);
     }
-    let mut taken = Taken { rest: Vec::new(), told: BTreeMap::new(), cells, workload, image, quick, seen };
+    let mut taken = Taken { rest: Vec::new(), cells, workload, image, seen };
     let mut errors = Vec::new();
     let outcome = vm.run_into(&mut taken, &mut errors)?;
     outcome.success().with_context(|| String::from_utf8_lossy(&errors).into_owned())?;
@@ -91,57 +92,47 @@ fn guest(
 }
 
 /// A line for `guest bench`.
-fn case(mode: &Mode, recipe: &Recipe, workload: &Workload, statistics: bool) -> Value {
+fn case(mode: &Mode, recipe: &Recipe, workload: &Workload, quick: bool) -> Value {
     let ready = recipe.says.map_or_else(|| json!("command"), |words| json!({ "says": words }));
     json!({
-        "name": if statistics { format!("{}+", mode.name) } else { mode.name.to_owned() },
+        "name": mode.name,
         "tool": recipe.tool,
         "ready": ready,
         "stop": if recipe.ends { "command" } else { "terminate" },
         "terminal": recipe.terminal,
         "workload": workload.command.split(' ').collect::<Vec<_>>(),
-        "n": if statistics { (recipe.n / STATISTICS_SHARE).max(1) } else { recipe.n },
+        "n": recipe.n,
+        "n_statistics": if quick { 0 } else { statistics(recipe) },
         "warm_up": workload.warm_up,
-        "bpf_statistics": statistics,
         "before": recipe.before,
-        "verify": if statistics { "" } else { &recipe.verify },
+        "verify": recipe.verify,
         "after": recipe.after,
     })
 }
 
-/// Takes the guest's lines as they come: first a mode's figures, then the run times of its BPF programs.
+/// How often the workload does its thing while BPF programs are timed.
+fn statistics(recipe: &Recipe) -> u32 {
+    (recipe.n / STATISTICS_SHARE).max(1)
+}
+
+/// Takes the guest's lines as they come.
 struct Taken<'a> {
     rest: Vec<u8>,
-    told: BTreeMap<String, Value>,
     cells: &'a [(&'a Mode, Recipe)],
     workload: &'a Workload,
     image: &'a Image,
-    quick: bool,
-    seen: &'a mut dyn FnMut(Figures),
+    seen: &'a mut dyn FnMut(Figures) -> Result<()>,
 }
 
 impl Taken<'_> {
     fn line(&mut self, line: &str) -> Result<()> {
-        let value: Value = serde_json::from_str(line).with_context(|| format!("{line:?} is no outcome"))?;
-        let name = value["name"].as_str().unwrap_or_default().to_owned();
-        let (mode_name, statistics) = name.strip_suffix('+').map_or((name.as_str(), false), |mode| (mode, true));
-        let Some((mode, recipe)) = self.cells.iter().find(|(mode, _)| mode.name == mode_name) else {
+        let outcome: Value = serde_json::from_str(line).with_context(|| format!("{line:?} is no outcome"))?;
+        let name = outcome["name"].as_str().unwrap_or_default();
+        let Some((mode, recipe)) = self.cells.iter().find(|(mode, _)| mode.name == name) else {
             bail!("nobody has asked for {name}");
         };
-        let whole = statistics || self.quick || mode.whose == Whose::Nobody;
-        if !whole {
-            self.told.insert(name, value);
-            return Ok(());
-        }
-        let (first, second) = if statistics {
-            let first = self.told.remove(mode_name);
-            (first.with_context(|| format!("{mode_name} is not told"))?, Some(value))
-        } else {
-            (value, None)
-        };
-        let seen = Seen { account: recipe.account, outcome: &first, statistics: second.as_ref() };
-        (self.seen)(Figures::of(self.workload, mode, &self.image.version, &seen));
-        Ok(())
+        let seen = Seen { account: recipe.account, statistics: statistics(recipe), outcome: &outcome };
+        (self.seen)(Figures::of(self.workload, mode, &self.image.version, &seen))
     }
 }
 

@@ -45,9 +45,9 @@ pub struct Case {
     pub n: u32,
     /// How many before it counts.
     pub warm_up: u32,
-    /// Whether the kernel measures the run time of each BPF program meanwhile.
+    /// How many more while the kernel measures the run time of each BPF program.
     #[serde(default)]
-    pub bpf_statistics: bool,
+    pub n_statistics: u32,
     /// Lines of shell that are run before.
     #[serde(default)]
     pub before: Vec<String>,
@@ -121,7 +121,7 @@ pub struct Outcome {
     pub empty: Window,
     /// With a workload of `n`.
     pub full: Window,
-    /// BPF programs in the last.
+    /// BPF programs in a workload of `n_statistics`.
     pub programs: BTreeMap<String, Program>,
     pub memory: Memory,
     /// What the tracer has seen, by its own account.

@@ -88,10 +88,8 @@ fn run_case(case: &Case, outcome: &mut Outcome) -> Result<()> {
     for command in &case.before {
         shell(command)?;
     }
-    let statistics = case.bpf_statistics.then(programs::keep_statistics).transpose()?;
     let tool = if case.tool.is_empty() { None } else { Some(Tool::start(case, outcome)?) };
     let result = measure(case, tool.as_ref(), outcome);
-    drop(statistics);
     let stopped = tool.map_or(Ok(()), |tool| tool.stop(case, outcome));
     result.and(stopped)?;
     if !case.verify.is_empty() {
@@ -111,9 +109,16 @@ fn measure(case: &Case, tool: Option<&Tool>, outcome: &mut Outcome) -> Result<()
     thread::sleep(SETTLE);
     outcome.idle = window(case, tool, None)?;
     outcome.empty = window(case, tool, Some(0))?;
-    let programs = programs::all()?;
     outcome.full = window(case, tool, Some(case.n))?;
-    outcome.programs = programs::since(&programs, &programs::all()?);
+    if tool.is_some() && case.n_statistics > 0 {
+        // Apart, because measuring costs two readings of the clock a run.
+        let statistics = programs::keep_statistics()?;
+        let before = programs::all()?;
+        workload(case, case.n_statistics)?;
+        outcome.programs = programs::since(&before, &programs::all()?);
+        drop(statistics);
+        thread::sleep(SETTLE);
+    }
     if let Some(tool) = tool {
         outcome.memory = tool.memory()?;
     }

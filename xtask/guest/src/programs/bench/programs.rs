@@ -31,7 +31,7 @@ struct Info {
     tag: [u8; 8],
     before_name: [u32; 12],
     name: [u8; 16],
-    after_name: [u32; 24],
+    after_name: [u32; 28],
     run_time_ns: u64,
     run_cnt: u64,
 }
@@ -102,8 +102,8 @@ mod tests {
     fn the_info_has_its_members_where_the_kernel_has_them() {
         // include/uapi/linux/bpf.h
         assert_eq!(std::mem::offset_of!(Info, name), 64);
-        assert_eq!(std::mem::offset_of!(Info, run_time_ns), 176);
-        assert_eq!(std::mem::offset_of!(Info, run_cnt), 184);
+        assert_eq!(std::mem::offset_of!(Info, run_time_ns), 192);
+        assert_eq!(std::mem::offset_of!(Info, run_cnt), 200);
     }
 
     #[test]
