@@ -97,7 +97,8 @@ impl Figures {
         let [user, system] = ["tool_user_ticks", "tool_system_ticks"].map(|name| number(told, &["full", name]));
         let ticks = (user + system) / TICK_NS;
         let million = |name: &str| number(told, &[name]) as f64 / 1e6;
-        let said = told["said"].as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let said = format!("{}busiest besides: {}", text(&told["said"]), text(&told["full"]["busiest"]));
         let (counted, lost) = account(seen.account, told["verified"].as_str().unwrap_or_default(), &said);
         let error = told["error"].as_str().map(str::to_owned);
         let mut figures = Figures {
@@ -240,7 +241,7 @@ fn account(account: Account, verified: &str, said: &str) -> (Option<u64>, Option
                     said.lines().filter_map(|line| line.trim().strip_prefix(name)?.trim().parse::<u64>().ok());
                 Some(numbers.sum())
             };
-            (None, of("overrun:"))
+            (first(), of("overrun:"))
         }
     }
 }

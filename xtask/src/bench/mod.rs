@@ -107,19 +107,22 @@ fn select(arguments: &Arguments) -> Result<Vec<(&'static Workload, Vec<&'static 
             bail!("there is no workload {name}: `cargo xtask bench --list` has them");
         }
     }
-    let wanted = |mode: &&Mode| {
+    let wanted = |workload: &Workload, mode: &Mode| {
         let asked = arguments.only.is_empty() || arguments.only.iter().any(|name| name == mode.name);
         // What is added needs what there is without, and a ratio needs the floor.
         mode.name == modes::BARE
-            || (arguments.check && mode.checked && (asked || mode.name == modes::FLOOR))
-            || (!arguments.check && asked)
+            || if arguments.check {
+                workload.checked.contains(&mode.name) && (asked || mode.name == modes::FLOOR)
+            } else {
+                asked
+            }
     };
     Ok(WORKLOADS
         .iter()
         .filter(|workload| arguments.workload.is_empty() || arguments.workload.iter().any(|name| name == workload.name))
-        .filter(|workload| !arguments.check || workload.checked)
+        .filter(|workload| !arguments.check || !workload.checked.is_empty())
         .map(|workload| {
-            let modes = MODES.iter().filter(wanted).filter(|mode| mode.recipe(workload).is_some()).collect();
+            let modes = MODES.iter().filter(|mode| wanted(workload, mode) && mode.recipe(workload).is_some()).collect();
             (workload, modes)
         })
         .collect())

@@ -41,14 +41,10 @@ pub fn all(
     let mut programs = Programs::build(Arch::Amd64, true)?;
     programs.add("iommu-trace-floor")?;
     let cells: Vec<(&Mode, Recipe)> = modes.iter().filter_map(|mode| Some((*mode, mode.recipe(workload)?))).collect();
-    // Debian's tools fill the guest's memory: only those who need them have them. And the kernel's own probes have to be set
-    // once a boot only.
+    // Debian's tools fill the guest's memory: only those who need them have them.
     let (ours, others): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(_, recipe)| !recipe.tools);
     guest(&image, &programs, workload, &ours, quick, seen)?;
-    for cell in others {
-        guest(&image, &programs, workload, std::slice::from_ref(&cell), quick, seen)?;
-    }
-    Ok(())
+    guest(&image, &programs, workload, &others, quick, seen)
 }
 
 fn guest(
@@ -67,8 +63,8 @@ fn guest(
     for (mode, recipe) in cells {
         lines.push(case(mode, recipe, workload, quick));
     }
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    fs::write(dir.path().join("cases"), text).context("cannot write the cases")?;
+    let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+    fs::write(dir.path().join("cases"), lines.join("\n")).context("cannot write the cases")?;
     for (name, script) in SCRIPTS.iter().zip(workload.bpftrace) {
         fs::write(dir.path().join(format!("{}-{name}.bt", workload.name)), script)?;
     }

@@ -48,10 +48,10 @@ pub fn get() -> Result<(PathBuf, Vec<Package>)> {
         let _ = fs::remove_dir_all(root.join(path));
     }
     let versions: Vec<Package> = packages.into_iter().filter(|p| PROGRAMS.contains(&p.name.as_str())).collect();
-    let lines: String = versions.iter().map(|p| format!("{} {}\n", p.name, p.version)).collect();
+    let lines: Vec<String> = versions.iter().map(|p| format!("{} {}", p.name, p.version)).collect();
     fs::rename(&root, dir.join("root")).with_context(|| format!("cannot make {}", dir.join("root").display()))?;
     // Last: it says that everything is there.
-    fs::write(dir.join("versions"), lines).context("cannot note the tools' versions")?;
+    fs::write(dir.join("versions"), lines.join("\n")).context("cannot note the tools' versions")?;
     Ok((dir.join("root"), versions))
 }
 

@@ -19,8 +19,8 @@ pub struct Workload {
     pub seldom: u32,
     /// How often before it counts.
     pub warm_up: u32,
-    /// Whether `--check` looks at it.
-    pub checked: bool,
+    /// The modes that `--check` measures, besides the workload alone.
+    pub checked: &'static [&'static str],
     /// The scripts of bpftrace: to print, to aggregate, to do the least.
     pub bpftrace: [&'static str; 3],
     /// The events for trace-cmd, in the form of the kernel's `dynamic_events`; none where there are tracepoints.
@@ -40,7 +40,7 @@ pub const WORKLOADS: &[Workload] = &[
         often: 5_000,
         seldom: 1_000,
         warm_up: 200,
-        checked: true,
+        checked: &["floor", "record-no-stacks", "trace-json", "trace-none", "check-no-stacks"],
         bpftrace: [
             include_str!("scripts/fault.bt"),
             include_str!("scripts/fault-sum.bt"),
@@ -60,7 +60,7 @@ pub const WORKLOADS: &[Workload] = &[
         often: 300,
         seldom: 60,
         warm_up: 10,
-        checked: false,
+        checked: &[],
         bpftrace: [include_str!("scripts/attach.bt"), include_str!("scripts/attach-sum.bt"), ""],
         events: include_str!("scripts/attach.events"),
         tracepoints: "",
@@ -74,9 +74,31 @@ pub const WORKLOADS: &[Workload] = &[
         often: 5_000,
         seldom: 2_000,
         warm_up: 200,
-        checked: true,
+        checked: &["floor", "floor-sum", "trace-sums"],
         bpftrace: [include_str!("scripts/map.bt"), include_str!("scripts/map-sum.bt"), ""],
         events: "",
         tracepoints: "-e iommu:map -e iommu:unmap",
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::modes::{FLOOR, MODES};
+
+    #[test]
+    fn what_is_checked_is_in_the_table_and_has_the_floor_to_be_compared_with() {
+        for workload in WORKLOADS {
+            for name in workload.checked {
+                let mode = MODES.iter().find(|mode| mode.name == *name);
+                assert!(mode.is_some_and(|mode| mode.recipe(workload).is_some()), "{name} with {}", workload.name);
+            }
+            assert!(workload.checked.is_empty() || workload.checked.contains(&FLOOR), "{}", workload.name);
+        }
+    }
+
+    #[test]
+    fn each_workload_takes_a_number() {
+        assert!(WORKLOADS.iter().all(|workload| workload.command.split(' ').any(|word| word == "{n}")));
+    }
+}

@@ -60,7 +60,7 @@ pub struct Case {
 }
 
 /// Who ran for how long, nanoseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Window {
     /// The workload.
     pub workload: u64,
@@ -72,6 +72,8 @@ pub struct Window {
     pub tool_system_ticks: u64,
     /// Everybody else, the kernel's threads above all.
     pub others: u64,
+    /// Who of them the most, and how much.
+    pub busiest: String,
     /// From the workload's start to its end, by the clock.
     pub elapsed: u64,
 }

@@ -1,6 +1,6 @@
 //! Who has run for how long, by each process' own clock: nanoseconds, exact.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
@@ -45,12 +45,12 @@ pub fn wait_unreaped(pid: u32) -> Result<()> {
 }
 
 /// Everybody's clocks at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Clocks {
     tool: u64,
     tool_user: u64,
     tool_ticks: u64,
-    others: u64,
+    others: BTreeMap<u32, u64>,
 }
 
 impl Clocks {
@@ -65,7 +65,7 @@ impl Clocks {
                 clocks.tool_user += clock(pid, Which::User).unwrap_or(0);
                 clocks.tool_ticks += clock(pid, Which::Ticks).unwrap_or(0);
             } else if pid != std::process::id() {
-                clocks.others += exact;
+                clocks.others.insert(pid, exact);
             }
         }
         Ok(clocks)
@@ -75,11 +75,19 @@ impl Clocks {
     pub fn since(&self, before: &Clocks) -> Window {
         let user = self.tool_user.saturating_sub(before.tool_user);
         let ticks = self.tool_ticks.saturating_sub(before.tool_ticks);
+        let others: BTreeMap<u32, u64> = self
+            .others
+            .iter()
+            .map(|(&pid, &now)| (pid, now.saturating_sub(before.others.get(&pid).copied().unwrap_or(0))))
+            .collect();
+        let busiest = others.iter().max_by_key(|(_, time)| **time);
+        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
         Window {
+            busiest: busiest.map(|(pid, time)| format!("{} {time}", name(*pid))).unwrap_or_default(),
             tool: self.tool.saturating_sub(before.tool),
             tool_user_ticks: user,
             tool_system_ticks: ticks.saturating_sub(user),
-            others: self.others.saturating_sub(before.others),
+            others: others.values().sum(),
             ..Window::default()
         }
     }

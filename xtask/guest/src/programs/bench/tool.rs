@@ -22,6 +22,8 @@ const DIR: &str = "/tmp/bench";
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long a tracer may take to be attached or to end. The guest's clock counts instructions.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long the kernel has to clean up before the next tracer comes.
+const AFTERMATH: Duration = Duration::from_secs(10);
 /// The functions that are patched.
 const PATCHED: &str = "/sys/kernel/tracing/enabled_functions";
 /// So much of what it said is kept.
@@ -168,6 +170,8 @@ impl Tool {
             thread::sleep(LOOK_EVERY);
         }
         outcome.detach = sys::now() - ended;
+        // The kernel frees what is left when nobody can be in it any more.
+        thread::sleep(AFTERMATH);
         Ok(())
     }
 
