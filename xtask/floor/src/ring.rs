@@ -21,7 +21,8 @@ const HEADER: u64 = 8;
 pub struct Ring {
     consumer: *const AtomicU64,
     producer: *const AtomicU64,
-    data: *const u8,
+    /// In words, which every record begins at one of.
+    data: *const u64,
     _map: RingBuf<MapData>,
 }
 
@@ -39,7 +40,7 @@ impl Ring {
         Ok(Ring {
             consumer: consumer.cast(),
             producer: rest.cast(),
-            data: rest.cast::<u8>().wrapping_add(page),
+            data: rest.cast::<u64>().wrapping_add(page / size_of::<u64>()),
             _map: map,
         })
     }
@@ -51,7 +52,7 @@ impl Ring {
             unsafe { ((*self.consumer).load(Ordering::Relaxed), (*self.producer).load(Ordering::Acquire)) };
         let (mut at, mut count) = (start, 0);
         while at < end {
-            let header = self.data.wrapping_add(at as usize & (SIZE - 1)).cast::<AtomicU32>();
+            let header = self.at(at).cast::<AtomicU32>();
             // SAFETY: a record's header lies there, aligned to 8 bytes.
             let len = unsafe { (*header).load(Ordering::Acquire) };
             if len & BUSY != 0 {
@@ -60,9 +61,14 @@ impl Ring {
             at += (u64::from(len & !DISCARD) + HEADER).next_multiple_of(8);
             count += 1;
         }
-        let first = self.data.wrapping_add(start as usize & (SIZE - 1));
+        let first = self.at(start).cast::<u8>();
         // SAFETY: the data is mapped twice in a row, so that a stretch is never broken; what is complete is not written to.
         (unsafe { std::slice::from_raw_parts(first, (at - start) as usize) }, count)
+    }
+
+    /// Where a position is in memory.
+    fn at(&self, position: u64) -> *const u64 {
+        self.data.wrapping_add((position as usize & (SIZE - 1)) / size_of::<u64>())
     }
 
     /// Gives room back.
