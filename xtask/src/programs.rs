@@ -37,6 +37,14 @@ impl Programs {
             others: built.iter().map(|p| stripped(arch, p)).collect::<Result<_>>()?,
         })
     }
+
+    /// Builds those of one more package and adds them.
+    pub fn add(&mut self, package: &str) -> Result<()> {
+        for program in build(Arch::Amd64, package)? {
+            self.others.push(stripped(Arch::Amd64, &program)?);
+        }
+        Ok(())
+    }
 }
 
 /// Builds the programs of one package. Packages are built one by one: together, cargo would unify their features, and

@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
 use crate::programs::{
-    as_user, attach, dangling, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race, undrained,
-    unplug, vfio, workload,
+    as_user, attach, bench, dangling, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race,
+    undrained, unplug, vfio, workload,
 };
 use crate::sys;
 use crate::truth::{Fact, Truth};
@@ -64,6 +64,10 @@ enum Program {
     Workload(workload::Args),
     /// Run a command as another user with some capabilities; writes no ground truth.
     As(as_user::Args),
+    /// Measure what tracers cost; writes no ground truth.
+    Bench(bench::Args),
+    /// What `bench` has a tracer start when it is attached; writes no ground truth.
+    Gate(bench::GateArgs),
 }
 
 impl Program {
@@ -83,6 +87,8 @@ impl Program {
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
             Self::As(_) => "as",
+            Self::Bench(_) => "bench",
+            Self::Gate(_) => "gate",
         }
     }
 
@@ -101,7 +107,7 @@ impl Program {
             Self::ReplaceRace(args) => replace_race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),
-            Self::As(_) => Ok(()),
+            Self::As(_) | Self::Bench(_) | Self::Gate(_) => Ok(()),
         }
     }
 }
@@ -109,8 +115,11 @@ impl Program {
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    if let Program::As(args) = &cli.program {
-        return as_user::run(args);
+    match &cli.program {
+        Program::As(args) => return as_user::run(args),
+        Program::Bench(args) => return bench::run(args),
+        Program::Gate(args) => return bench::gate(args),
+        _ => {}
     }
     sys::catch_signals();
     let truth = match Truth::open(cli.truth.as_deref(), cli.summary) {
