@@ -38,8 +38,10 @@ pub fn all(
 ) -> Result<()> {
     crate::vm::require_qemu()?;
     let image = kernel::find(KERNEL)?;
-    let mut programs = Programs::build(Arch::Amd64, true)?;
-    programs.add("iommu-trace-floor")?;
+    let mut programs = Programs::build(Arch::Amd64, false)?;
+    for package in ["iommu-trace", "iommu-trace-floor"] {
+        programs.add_optimised(package)?;
+    }
     let cells: Vec<(&Mode, Recipe)> = modes.iter().filter_map(|mode| Some((*mode, mode.recipe(workload)?))).collect();
     // Debian's tools fill the guest's memory: only those who need them have them.
     let (ours, others): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(_, recipe)| !recipe.tools);
