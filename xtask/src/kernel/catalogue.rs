@@ -35,6 +35,8 @@ pub enum Kind {
         base: &'static str,
         /// The Kconfig fragment on top of its own.
         fragment: &'static str,
+        /// Whether it is built for the everyday tests, and not only when it is asked for.
+        everyday: bool,
     },
     /// Debian's own image. `modules` is the prefix of the package's name that holds the modules, where the image's
     /// package (whose prefix is `image`) does not.
@@ -80,13 +82,21 @@ pub const CATALOGUE: &[Entry] = &[
     Entry {
         name: "built-7.3-modules",
         origin: BACKPORTS,
-        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-modules.config") },
+        kind: Kind::Rebuilt {
+            base: "built-7.3",
+            fragment: include_str!("../../kernel-modules.config"),
+            everyday: true,
+        },
         about: "the same with iommufd and VFIO as modules, as most distributions have them",
     },
     Entry {
         name: "built-7.3-hotplug",
         origin: BACKPORTS,
-        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-hotplug.config") },
+        kind: Kind::Rebuilt {
+            base: "built-7.3",
+            fragment: include_str!("../../kernel-hotplug.config"),
+            everyday: false,
+        },
         about: "the same, and PCI devices come and go (boot it with --hotplug)",
     },
     Entry {
