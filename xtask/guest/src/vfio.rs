@@ -56,7 +56,7 @@ impl Claimed {
 
     /// Where the device file is, once the kernel has made it.
     fn cdev(&self) -> Result<PathBuf> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let name = fs::read_dir(self.pci.path("vfio-dev"))
                 .ok()
@@ -68,7 +68,13 @@ impl Claimed {
                 }
             }
             if Instant::now() > deadline {
-                bail!(NotApplicable(format!("{} has no VFIO device file (CONFIG_VFIO_DEVICE_CDEV)", self.pci.address)));
+                let Pci { address } = &self.pci;
+                match self.pci.driver() {
+                    Some(driver) if driver == VFIO_PCI => {
+                        bail!(NotApplicable(format!("{address} has no VFIO device file (CONFIG_VFIO_DEVICE_CDEV)")))
+                    }
+                    driver => bail!("{VFIO_PCI} has lost {address} ({driver:?}), or never had it"),
+                }
             }
             thread::sleep(Duration::from_millis(5));
         }
