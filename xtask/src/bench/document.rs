@@ -59,8 +59,8 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
         workload.operation
     );
     text.push_str(
-        "| traced by | added | × floor | in the workload | of it in BPF | BPF runs | in the tracer | of it in user space | \
-         kernel threads | aims |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
+        "| mode | traced by | added | × floor | in the workload | of it in BPF | BPF runs | in the tracer | of it in user space | \
+         kernel threads | aims |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for cell in cells.iter().filter(|cell| cell.mode != BARE && cell.error.is_none()) {
         let _ = writeln!(text, "{}", row(all, cell)?);
@@ -68,7 +68,7 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
     text.push_str(
         "\nThe rest of a run, in million instructions (as many as there are milliseconds on a CPU that does a thousand million a \
          second; waiting counts as if it were work):\n\n\
-         | traced by | functions | until attached | until ended | until detached | idle, a second | most resident, MiB | own, MiB | rings and files, MiB | \
+         | mode | functions | until attached | until ended | until detached | idle, a second | most resident, MiB | own, MiB | rings and files, MiB | \
          seen | lost |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for cell in cells.iter().filter(|cell| cell.mode != BARE && cell.error.is_none()) {
@@ -76,7 +76,7 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
         let _ = writeln!(
             text,
             "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
-            about(&cell.mode),
+            cell.mode,
             cell.functions,
             cell.attach_million,
             cell.end_million,
@@ -114,7 +114,8 @@ fn row(all: &[Figures], cell: &Figures) -> Option<String> {
         .map(|aim| if aim.reached { aim.words } else { format!("**{}**", aim.words) })
         .collect();
     Some(format!(
-        "| {} | {} | {ratio} | {} | {in_bpf} | {runs} | {} | {user} | {} | {} |",
+        "| {} | {} | {} | {ratio} | {} | {in_bpf} | {runs} | {} | {user} | {} | {} |",
+        cell.mode,
         about(&cell.mode),
         whole(added),
         whole(cell.workload_instructions - bare.workload_instructions),
