@@ -59,8 +59,8 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
         workload.operation
     );
     text.push_str(
-        "| traced by | added | × floor | in the workload | of it in BPF | BPF runs | tracer, user space | tracer, kernel | \
-         kernel threads | aims |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
+        "| mode | traced by | added | × floor | in the workload | of it in BPF | BPF runs | in the tracer | of it in user space | \
+         kernel threads | aims |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for cell in cells.iter().filter(|cell| cell.mode != BARE && cell.error.is_none()) {
         let _ = writeln!(text, "{}", row(all, cell)?);
@@ -68,7 +68,7 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
     text.push_str(
         "\nThe rest of a run, in million instructions (as many as there are milliseconds on a CPU that does a thousand million a \
          second; waiting counts as if it were work):\n\n\
-         | traced by | functions | until attached | until ended | until detached | idle, a second | most resident, MiB | own, MiB | rings and files, MiB | \
+         | mode | functions | until attached | until ended | until detached | idle, a second | most resident, MiB | own, MiB | rings and files, MiB | \
          seen | lost |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for cell in cells.iter().filter(|cell| cell.mode != BARE && cell.error.is_none()) {
@@ -76,7 +76,7 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
         let _ = writeln!(
             text,
             "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
-            about(&cell.mode),
+            cell.mode,
             cell.functions,
             cell.attach_million,
             cell.end_million,
@@ -108,19 +108,18 @@ fn row(all: &[Figures], cell: &Figures) -> Option<String> {
     let ratio = floor.map_or_else(|| "–".to_owned(), |floor| format!("{:.2}", added / floor));
     let in_bpf = cell.bpf_instructions.map_or_else(|| "–".to_owned(), whole);
     let runs = cell.bpf_runs.map_or_else(|| "–".to_owned(), |runs| format!("{runs:.1}"));
-    let (user, system) = match cell.tool_user_share {
-        Some(share) => (whole(cell.tool_instructions * share), whole(cell.tool_instructions * (1.0 - share))),
-        None => (whole(cell.tool_instructions), "–".to_owned()),
-    };
+    let user = cell.tool_user_share.map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0));
     let aims: Vec<String> = aims::of(all, cell)
         .into_iter()
         .map(|aim| if aim.reached { aim.words } else { format!("**{}**", aim.words) })
         .collect();
     Some(format!(
-        "| {} | {} | {ratio} | {} | {in_bpf} | {runs} | {user} | {system} | {} | {} |",
+        "| {} | {} | {} | {ratio} | {} | {in_bpf} | {runs} | {} | {user} | {} | {} |",
+        cell.mode,
         about(&cell.mode),
         whole(added),
         whole(cell.workload_instructions - bare.workload_instructions),
+        whole(cell.tool_instructions),
         whole(cell.other_instructions - bare.other_instructions),
         aims.join("; ")
     ))
@@ -177,7 +176,7 @@ mod tests {
         let cells = [bare, cell(FLOOR, 13_000.0, None), cell("bpftrace", 0.0, Some("no such function\nmore"))];
         let made = made(&format!("# Head\n{BEGIN}old\n{END}tail\n"), &cells).unwrap();
         assert!(made.starts_with("# Head\n") && made.ends_with("tail\n") && !made.contains("old"), "{made}");
-        assert!(made.contains("| 3,000 | 1.00 | 2,000 | – | – | 250 | 750 | 0 |"), "{made}");
+        assert!(made.contains("| 3,000 | 1.00 | 2,000 | – | – | 1,000 | 25 % | 0 |"), "{made}");
         assert!(made.contains("- bpftrace printing the same fields: no such function\n"), "{made}");
         assert!(super::made("no marks", &[]).is_err());
     }

@@ -231,8 +231,8 @@ fn account(account: Account, verified: &str, said: &str) -> (Option<u64>, Option
             (of("records="), of("lost="))
         }
         Account::Lines => {
-            let lost =
-                said.lines().filter_map(|line| line.strip_prefix("Lost ")?.split(' ').next()?.parse::<u64>().ok());
+            let lines = verified.lines().chain(said.lines());
+            let lost = lines.filter_map(|line| line.strip_prefix("Lost ")?.split(' ').next()?.parse::<u64>().ok());
             (first(), Some(lost.sum()))
         }
         Account::Buffers => {
@@ -254,4 +254,57 @@ fn losses(summary: &Value) -> u64 {
 /// The number that follows a word at the beginning of a line.
 fn words(text: &str, word: &str) -> Option<u64> {
     text.lines().find_map(|line| line.trim().strip_prefix(word)?.split_whitespace().next()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bench::{modes::MODES, workloads::WORKLOADS};
+
+    #[test]
+    fn what_a_workload_of_nothing_takes_is_no_operations_cost() {
+        let workload = WORKLOADS.iter().find(|workload| workload.name == "map").unwrap();
+        let mode = MODES.iter().find(|mode| mode.name == "trace-json").unwrap();
+        let outcome = json!({
+            "name": "trace-json", "n": 100, "error": null, "attach": 1_500_000_000_u64,
+            "empty": { "workload": 5_000, "tool": 1_000, "others": 500 },
+            "full": {
+                "workload": 405_000, "tool": 101_000, "others": 2_500,
+                "tool_user_ticks": 60_000_000, "tool_system_ticks": 20_000_000,
+            },
+            "programs": { "map_exit": { "runs": 20, "time": 4_000 }, "unmap_exit": { "runs": 20, "time": 2_000 } },
+        });
+        let seen = Seen { account: Account::None, outcome: &outcome, statistics: 10 };
+        let figures = Figures::of(workload, mode, "7.3.4-1", &seen);
+        // An operation is a map or an unmap: two each time.
+        assert_eq!(figures.operations, 200);
+        let shown = |figure: f64| format!("{figure:.3}");
+        let each = [figures.workload_instructions, figures.tool_instructions].map(shown);
+        assert_eq!(each, ["2000.000", "500.000"]);
+        assert_eq!(shown(figures.other_instructions), "10.000");
+        assert_eq!((figures.bpf_runs, figures.bpf_instructions), (Some(2.0), Some(300.0)));
+        assert_eq!((figures.tool_user_share, figures.ticks), (Some(0.75), 20));
+        assert_eq!((figures.attach_million, figures.error), (1500.0, None));
+    }
+
+    #[test]
+    fn a_share_that_rests_on_few_ticks_is_not_told() {
+        let outcome = json!({ "n": 1, "full": { "tool_user_ticks": 8_000_000, "tool_system_ticks": 4_000_000 } });
+        let seen = Seen { account: Account::None, outcome: &outcome, statistics: 1 };
+        assert_eq!(Figures::of(&WORKLOADS[0], &MODES[0], "", &seen).tool_user_share, None);
+    }
+
+    #[test]
+    fn each_tracers_own_account_is_read() {
+        let lines = "31\n{\"event\":\"sum\",\"of\":\"map\",\"calls\":7}\n{\"event\":\"end\",\"lost\":[{\"count\":4}]}";
+        assert_eq!(account(Account::JsonLines, lines, ""), (Some(38), Some(4)));
+        let stats = "{\n \"events\": {\"fault\": {\"count\": 9, \"rate\": 1.5}, \"lost\": {\"count\": 1}},\n \"lost\": []\n}\n-rw-r--r--";
+        assert_eq!(account(Account::Recording, stats, ""), (Some(9), Some(0)));
+        assert_eq!(account(Account::Floor, "", "floor: records=70 lost=2 calls=0"), (Some(70), Some(2)));
+        assert_eq!(account(Account::Lines, "6158\nLost 3642 events", ""), (Some(6158), Some(3642)));
+        assert_eq!(account(Account::Buffers, "50", "CPU: 0\nentries: 0\noverrun: 3\n"), (Some(50), Some(3)));
+        assert_eq!(account(Account::Text, "12\n  lost      5 records", ""), (Some(12), Some(5)));
+    }
 }

@@ -59,7 +59,7 @@ fn draw(path: &PathBuf, title: &str, bars: &[Bar]) -> Result<()> {
     let most = bars.iter().map(|bar| bar.2).fold(1000.0, f64::max) * 4.0;
     let count = bars.len() as f64;
     let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 18))
+        .caption(title, ("sans-serif", 22))
         .margin(12)
         .x_label_area_size(34)
         .y_label_area_size(NAMES)
@@ -70,7 +70,7 @@ fn draw(path: &PathBuf, title: &str, bars: &[Bar]) -> Result<()> {
         .disable_y_mesh()
         .disable_y_axis()
         .x_label_formatter(&|value| whole(*value))
-        .x_label_style(("sans-serif", 13))
+        .x_label_style(("sans-serif", 16))
         .max_light_lines(0)
         .draw()
         .map_err(|e| failed(&e))?;
@@ -84,12 +84,12 @@ fn draw(path: &PathBuf, title: &str, bars: &[Bar]) -> Result<()> {
         let length = added.max(11.0);
         let bar = Rectangle::new([(10.0, from_top - 0.82), (length, from_top - 0.18)], colour.filled());
         let middle = from_top - 0.5;
-        let style = |position| ("sans-serif", 14).into_text_style(&root).pos(position);
-        let value =
-            Text::new(format!(" {}", whole(*added)), (length, middle), style(Pos::new(HPos::Left, VPos::Center)));
+        let style = |position| ("sans-serif", 18).into_text_style(&root).pos(position);
         chart.draw_series(std::iter::once(bar)).map_err(|e| failed(&e))?;
-        chart.draw_series(std::iter::once(value)).map_err(|e| failed(&e))?;
-        let (_, y) = chart.backend_coord(&(10.0, middle));
+        // Beside the bar, in pixels: SVG drops spaces.
+        let (end, y) = chart.backend_coord(&(length, middle));
+        let value = Text::new(whole(*added), (end + 6, y), style(Pos::new(HPos::Left, VPos::Center)));
+        root.draw(&value).map_err(|e| failed(&e))?;
         let place = (NAMES as i32 + 4, y);
         root.draw(&Text::new(*name, place, style(Pos::new(HPos::Right, VPos::Center)))).map_err(|e| failed(&e))?;
     }

@@ -215,7 +215,9 @@ fn parent(stat: &str) -> Option<u32> {
 
 /// How many functions are patched, by BPF or by the kernel's own tracers.
 fn patched() -> u64 {
-    fs::read_to_string(PATCHED).map_or(0, |text| text.lines().count() as u64)
+    // How it is patched may go on in another line.
+    let is_function = |line: &&str| !line.starts_with(char::is_whitespace) && !line.is_empty();
+    fs::read_to_string(PATCHED).map_or(0, |text| text.lines().filter(is_function).count() as u64)
 }
 
 fn fifo(path: &Path) -> Result<()> {
