@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::thread;
@@ -32,7 +33,9 @@ pub fn give(command: &mut Command) -> Result<()> {
         }
         std::ffi::CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
     };
-    let slave = OpenOptions::new().read(true).write(true).open(&name).with_context(|| format!("cannot open {name}"))?;
+    // Not ours: a session's first process without a terminal would get it, and nobody else could have it then.
+    let slave = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(&name);
+    let slave = slave.with_context(|| format!("cannot open {name}"))?;
     // SAFETY: TIOCSWINSZ reads one winsize.
     check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSWINSZ, &raw const SIZE) })?;
     command.stdin(slave.try_clone()?).stdout(slave).env("TERM", "xterm-256color");
