@@ -73,9 +73,11 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
     );
     for cell in cells.iter().filter(|cell| cell.mode != BARE && cell.error.is_none()) {
         let count = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| whole(count as f64));
+        let files =
+            if cell.files_kib == 0 { "–".to_owned() } else { format!("{:.1}", cell.files_kib as f64 / 1024.0) };
         let _ = writeln!(
             text,
-            "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
+            "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {} | {} | {} |",
             cell.mode,
             cell.functions,
             cell.attach_million,
@@ -84,7 +86,7 @@ fn part(workload: &Workload, all: &[Figures]) -> Option<String> {
             cell.idle_instructions / 1e6,
             cell.resident_kib as f64 / 1024.0,
             cell.own_kib as f64 / 1024.0,
-            cell.files_kib as f64 / 1024.0,
+            files,
             count(cell.seen),
             count(cell.lost)
         );

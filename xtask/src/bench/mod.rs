@@ -2,7 +2,7 @@
 //!
 //! Guests run under QEMU's `-icount`, where a nanosecond is an instruction of the guest's one CPU, so that figures hardly depend
 //! on what else the machine does. `guest bench` runs a workload with and without a tracer, and reads everybody's CPU clocks.
-//! [`modes`] is the table of what is measured; the figures go to `docs/performance.json`, and `docs/performance.md` and its
+//! `modes` is the table of what is measured; the figures go to `docs/performance.json`, and `docs/performance.md` and its
 //! plots are made of them.
 
 mod aims;

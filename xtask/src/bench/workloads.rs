@@ -74,7 +74,7 @@ pub const WORKLOADS: &[Workload] = &[
         often: 5_000,
         seldom: 2_000,
         warm_up: 200,
-        checked: &["floor", "floor-sum", "trace-sums"],
+        checked: &[],
         bpftrace: [include_str!("scripts/map.bt"), include_str!("scripts/map-sum.bt"), ""],
         events: "",
         tracepoints: "-e iommu:map -e iommu:unmap",
