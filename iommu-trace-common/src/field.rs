@@ -101,6 +101,7 @@ fields! {
     DescStateData = "vring_desc_state_split"."data",
     VirtqueueVdev = "virtqueue"."vdev",
     VirtioDeviceIndex = "virtio_device"."index",
+    FaultKind = "iommu_fault"."type",
     SmmuEvtqCons = "arm_smmu_device with evtq"."evtq.q.llq.cons",
     SmmuEvtqShift = "arm_smmu_device with evtq"."evtq.q.llq.max_n_shift",
     SmmuEvtqBase = "arm_smmu_device with evtq"."evtq.q.base",

@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// Whether what is reported is a page request. Before 6.8 unrecoverable faults could be, too, which SMMUv3's driver did: its
-/// event queue tells them.
+/// event queue tells them. What is reported begins with its `struct iommu_fault` in every kernel.
 #[inline(always)]
 fn is_request(ctx: &impl Args) -> bool {
-    offset(Field::FaultType).is_none() || ctx.member::<u32>(ctx.arg(1), Field::FaultType) == setting!(page_request)
+    offset(Field::FaultKind).is_none() || ctx.member::<u32>(ctx.arg(1), Field::FaultKind) == setting!(page_request)
 }
 
 // int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)

@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
 use crate::programs::{
-    as_user, attach, bench, dangling, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race,
-    undrained, unplug, vfio, workload,
+    as_user, attach, bench, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race, undrained,
+    unplug, vfio, workload,
 };
 use crate::sys;
 use crate::truth::{Fact, Truth};
@@ -50,8 +50,6 @@ enum Program {
     PageRequest(page_request::Args),
     /// Detach while a page request of VT-d waits in its queue.
     Undrained(undrained::Args),
-    /// A page request of a device whose group's handle names another one, which is gone.
-    Dangling(dangling::Args),
     /// Remove a PCI device while it is attached and open, and find it again.
     Unplug(unplug::Args),
     /// Page faults on a PASID that comes and goes.
@@ -80,7 +78,6 @@ impl Program {
             Self::DmaFault(_) => "dma-fault",
             Self::PageRequest(_) => "page-request",
             Self::Undrained(_) => "undrained",
-            Self::Dangling(_) => "dangling",
             Self::Unplug(_) => "unplug",
             Self::Race(_) => "race",
             Self::ReplaceRace(_) => "replace-race",
@@ -101,7 +98,6 @@ impl Program {
             Self::DmaFault(args) => dma_fault::run(args, truth),
             Self::PageRequest(args) => page_request::run(args, truth),
             Self::Undrained(args) => undrained::run(args, truth),
-            Self::Dangling(args) => dangling::run(args, truth),
             Self::Unplug(args) => unplug::run(args, truth),
             Self::Race(args) => race::run(args, truth),
             Self::ReplaceRace(args) => replace_race::run(args, truth),
