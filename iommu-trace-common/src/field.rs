@@ -21,7 +21,7 @@ macro_rules! fields {
             /// How many there are: the length of the offset array.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The structure's name in BTF.
+            /// The structure's name in BTF, and, behind ` with `, a member that tells it from others of that name.
             #[must_use]
             pub const fn structure(self) -> &'static str {
                 match self { $(Field::$variant => $ty,)+ }
@@ -101,6 +101,16 @@ fields! {
     DescStateData = "vring_desc_state_split"."data",
     VirtqueueVdev = "virtqueue"."vdev",
     VirtioDeviceIndex = "virtio_device"."index",
+    SmmuEvtqCons = "arm_smmu_device with evtq"."evtq.q.llq.cons",
+    SmmuEvtqShift = "arm_smmu_device with evtq"."evtq.q.llq.max_n_shift",
+    SmmuEvtqBase = "arm_smmu_device with evtq"."evtq.q.base",
+    SmmuEvtqProdReg = "arm_smmu_device with evtq"."evtq.q.prod_reg",
+    SmmuIommuDev = "arm_smmu_device with evtq"."iommu.dev",
+    SmmuStreams = "arm_smmu_device with evtq"."streams",
+    SmmuStreamId = "arm_smmu_stream"."id",
+    SmmuStreamMaster = "arm_smmu_stream"."master",
+    SmmuStreamNode = "arm_smmu_stream"."node",
+    SmmuMasterDev = "arm_smmu_master"."dev",
 }
 
 impl Field {

@@ -19,6 +19,8 @@ pub const NAME_LEN: usize = 32;
 pub const COMM_LEN: usize = 16;
 /// "No device id": iommufd object ids start at 1 and stay below this.
 pub const NO_ID: u32 = u32::MAX;
+/// The kind of a fault that is a page request (`IOMMU_FAULT_PAGE_REQ` since 6.8).
+pub const FAULT_PAGE_REQ: u32 = 1;
 /// How many fault messages one `read()` of a fault file is followed through; later ones are counted as lost.
 pub const MAX_DELIVERED: u32 = 4096;
 /// How many devices of one group the snapshot follows.
@@ -27,6 +29,8 @@ pub const MAX_MEMBERS: u32 = 4096;
 pub const MAX_WATCHED: u32 = 1 << 17;
 /// How many records of VT-d's fault recording registers one interrupt is followed through.
 pub const MAX_DMA_FAULTS: u32 = 16;
+/// How many records of SMMUv3's event queue one call is followed through: as many as the driver lets it hold.
+pub const MAX_QUEUED_FAULTS: u32 = 1 << 19;
 /// How many entries of AMD-Vi's event log, and how many of virtio-iommu's events, one call is followed through.
 pub const MAX_LOGGED_FAULTS: u32 = 128;
 
@@ -41,6 +45,16 @@ pub mod owner {
     pub const SVA: u32 = 2;
 }
 
+/// Whose kernel stacks are taken. To unwind one costs more than all the rest of a record.
+pub mod stacks {
+    /// Nobody's.
+    pub const NONE: u32 = 0;
+    /// Of what is rare: attach, SVA, iommufd's calls, resets, fault queues, frees.
+    pub const RARE: u32 = 1;
+    /// Of page faults, DMA faults, mappings and invalidations, too.
+    pub const ALL: u32 = 2;
+}
+
 /// What the BPF programs are told about the running kernel besides offsets: a read-only global.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +66,7 @@ pub struct Settings {
     /// `IOMMUFD_OBJ_DEVICE` of this kernel, or [`NO_ID`]. Tells iommufd's handles on kernels without
     /// `iommu_domain.cookie_type`.
     pub object_device: u32,
-    /// Not 0: take the kernel stack with each record of the rare topics.
+    /// Whose kernel stacks are taken: one of [`stacks`].
     pub stacks: u32,
     /// Not 0: `iommufd_device_{attach,replace,detach}` take the PASID as their second argument (from 6.15 on).
     pub iommufd_pasid_arg: u32,
@@ -62,6 +76,9 @@ pub struct Settings {
     pub tagged_slots: u32,
     /// Bits of an index that one level of an xarray covers: 6, or 4 with `CONFIG_BASE_SMALL`.
     pub xa_chunk_shift: u32,
+    /// Not 0: what the arguments of fentry and fexit programs point to is read by loads, whose types the verifier checks,
+    /// and not by a helper's call for each member.
+    pub direct: u32,
     /// Not 0: handles and fault groups are watched for their frees.
     pub track_frees: u32,
     /// Not 0: map, unmap and invalidation are summed up, and not told one by one.
@@ -72,6 +89,10 @@ pub struct Settings {
     pub late: u32,
     /// Bytes of a `struct vring_desc_state_split`, 0 where this kernel has none.
     pub desc_state_size: u32,
+    /// Not 0: the function of `iommu_completion_wait` that is probed returns nothing, for its callers look at no result.
+    pub amd_wait_void: u32,
+    /// `IOMMU_FAULT_PAGE_REQ` of this kernel: 1, or 2 where it has unrecoverable faults, too (before 6.8).
+    pub page_request: u32,
 }
 
 /// What a [`record::Slot`] tells.

@@ -103,4 +103,5 @@ probe_ids! {
     AmdPollEvents = "iommu_poll_events",
     VirtioEvents = "viommu_event_handler",
     AmdPrintEvent = "iommu_print_event",
+    SmmuEvents = "arm_smmu_evtq_thread",
 }

@@ -45,7 +45,7 @@ records! {
 
     /// A page request as `struct iommu_fault` has it, copied in one piece: `type`, padding, then `prm`.
     struct Request {
-        /// `IOMMU_FAULT_PAGE_REQ` is 1.
+        /// `IOMMU_FAULT_PAGE_REQ`: 1, whatever number this kernel has for it.
         kind: u32,
         /// The kernel's padding.
         pad: u32,
@@ -323,6 +323,26 @@ records! {
         pasid: u32,
         /// VT-d: the fault status register. Others: the event's flags.
         status: u32,
+    }
+
+    /// One record of SMMUv3's event queue.
+    struct SmmuFault {
+        /// The device that has this stream, by the driver's own table.
+        device: Device,
+        /// The `struct arm_smmu_device`.
+        smmu: u64,
+        /// The input address; 0 for events that have none.
+        addr: u64,
+        /// The unit's name in `/sys/class/iommu`, NUL-terminated; what follows the NUL is undefined.
+        unit: [u8; NAME_LEN],
+        /// The stream id.
+        stream: u32,
+        /// The event's number (Arm SMMUv3 specification, 7.3).
+        kind: u32,
+        /// The substream id, or [`crate::NO_ID`].
+        pasid: u32,
+        /// The upper half of the record's second word: `PnU` is bit 1, `InD` 2, `RnW` 3, `S2` 7, `CLASS` 8 and 9.
+        flags: u32,
     }
 
     /// The `iommu:io_page_fault` tracepoint.

@@ -7,8 +7,8 @@ use iommu_trace_common::{
 
 use crate::{
     free::watch,
-    out::{emit, now, set},
-    probe::{Args, Ret, on_enter, on_exit},
+    out::{emit, emit_often, now, set},
+    probe::{Args, Ret, on_enter, on_enter_either, on_exit, on_exit_either},
     read,
 };
 
@@ -59,8 +59,12 @@ fn returned_void(ctx: &impl Ret, probe: ProbeId) {
     emit(ctx, probe, Phase::Exit, |record: *mut Return| set!(record, { ret: 0 }));
 }
 
+/// The programs of a change. Those of functions that 6.1 has have a kprobe form: `stem_enter or stem_kprobe`.
 macro_rules! change {
-    ($enter:ident, $exit:ident, $probe:ident, $returned:ident, |$ctx:ident| $call:expr) => {
+    (
+        $enter:ident $(or $kprobe:ident)?, $exit:ident $(or $kretprobe:ident)?,
+        $probe:ident, $returned:ident, |$ctx:ident| $call:expr
+    ) => {
         const _: () = {
             #[inline(always)]
             fn enter($ctx: &impl Args) {
@@ -70,14 +74,18 @@ macro_rules! change {
             fn exit(ctx: &impl Ret) {
                 $returned(ctx, ProbeId::$probe);
             }
-            on_enter!($enter, enter);
-            on_exit!($exit, exit);
+            change!(@enter $enter $($kprobe)?);
+            change!(@exit $exit $($kretprobe)?);
         };
     };
+    (@enter $enter:ident) => { on_enter!($enter, enter); };
+    (@enter $enter:ident $kprobe:ident) => { on_enter_either!($enter, $kprobe, enter); };
+    (@exit $exit:ident) => { on_exit!($exit, exit); };
+    (@exit $exit:ident $kretprobe:ident) => { on_exit_either!($exit, $kretprobe, exit); };
 }
 
 // int iommu_attach_device(struct iommu_domain *domain, struct device *dev)
-change!(attach_device_enter, attach_device_exit, AttachDevice, returned, |ctx| Call {
+change!(attach_device_enter or attach_device_kprobe, attach_device_exit or attach_device_kretprobe, AttachDevice, returned, |ctx| Call {
     group: 0,
     device: ctx.arg(1),
     domain: ctx.arg(0),
@@ -85,7 +93,7 @@ change!(attach_device_enter, attach_device_exit, AttachDevice, returned, |ctx| C
     pasid: 0,
 });
 // void iommu_detach_device(struct iommu_domain *domain, struct device *dev)
-change!(detach_device_enter, detach_device_exit, DetachDevice, returned_void, |ctx| Call {
+change!(detach_device_enter or detach_device_kprobe, detach_device_exit or detach_device_kretprobe, DetachDevice, returned_void, |ctx| Call {
     group: 0,
     device: ctx.arg(1),
     domain: ctx.arg(0),
@@ -93,7 +101,7 @@ change!(detach_device_enter, detach_device_exit, DetachDevice, returned_void, |c
     pasid: 0,
 });
 // int iommu_attach_group(struct iommu_domain *domain, struct iommu_group *group)
-change!(attach_group_enter, attach_group_exit, AttachGroup, returned, |ctx| Call {
+change!(attach_group_enter or attach_group_kprobe, attach_group_exit or attach_group_kretprobe, AttachGroup, returned, |ctx| Call {
     group: ctx.arg(1),
     device: 0,
     domain: ctx.arg(0),
@@ -101,7 +109,7 @@ change!(attach_group_enter, attach_group_exit, AttachGroup, returned, |ctx| Call
     pasid: 0,
 });
 // void iommu_detach_group(struct iommu_domain *domain, struct iommu_group *group)
-change!(detach_group_enter, detach_group_exit, DetachGroup, returned_void, |ctx| Call {
+change!(detach_group_enter or detach_group_kprobe, detach_group_exit or detach_group_kretprobe, DetachGroup, returned_void, |ctx| Call {
     group: ctx.arg(1),
     device: 0,
     domain: ctx.arg(0),
@@ -168,11 +176,12 @@ change!(set_domain_enter, set_domain_exit, SetDomain, returned, |ctx| Call {
 // struct iommu_attach_handle *iommu_attach_handle_get(struct iommu_group *, ioasid_t, unsigned int type)
 #[inline(always)]
 fn looked_up(ctx: &(impl Args + Ret)) {
-    let found = ctx.ret();
+    // The result comes after the arguments, with its type.
+    let found = if ctx.direct() { ctx.arg(3) } else { ctx.ret() };
     let ret = read::error_of(found);
-    emit(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
+    emit_often(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
         // SAFETY: the place is this record's.
-        read::handle_into(unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
+        read::handle_by(ctx.direct(), unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
         let id_ts = now();
         let group = ctx.arg(0);
         set!(record, {
@@ -181,10 +190,9 @@ fn looked_up(ctx: &(impl Args + Ret)) {
             ret: ret,
             pasid: ctx.arg(1) as u32,
             wanted_type: ctx.arg(2) as u32,
+            group_id: ctx.member(group, Field::GroupId),
             pad: 0,
         });
-        // SAFETY: the place is this record's.
-        read::copy(unsafe { &raw mut (*record).group_id }, group, Field::GroupId);
     });
 }
 on_exit!(attach_handle_get_exit, looked_up);
@@ -201,7 +209,7 @@ fn domain_freed(ctx: &impl Args) {
         });
     });
 }
-on_enter!(domain_free_enter, domain_freed);
+on_enter_either!(domain_free_enter, domain_free_kprobe, domain_freed);
 
 #[inline(always)]
 fn group_member(ctx: &impl Args, probe: ProbeId) {

@@ -3,20 +3,23 @@
 use iommu_trace_common::{Phase, ProbeId, record::Dma};
 
 use crate::{
-    out::{emit, set},
-    probe::{Args, Ret, on_enter, on_exit},
+    out::{emit_often, set},
+    probe::{Args, Ret, on_call_either, on_enter, on_exit},
     read::setting,
     sum,
 };
 
-use self::start::{Key, begin, end, running};
+use self::start::{Key, begin_timed, end, running};
 
 /// When a call of a hot function began.
 pub mod start {
     use aya_ebpf::{macros::map, maps::HashMap};
     use iommu_trace_common::{Phase, ProbeId};
 
-    use crate::out::{lost, now, thread};
+    use crate::{
+        out::{lost, now, thread},
+        read::setting,
+    };
 
     /// One running call. The arguments are part of the key, because an interrupt may map on the same thread.
     #[repr(C)]
@@ -36,6 +39,15 @@ pub mod start {
         #[inline(always)]
         pub fn new(probe: ProbeId, a: u64, b: u64) -> Key {
             Key { thread: thread(), probe: probe as u64, a, b }
+        }
+    }
+
+    /// Notes that a call begins, unless calls are summed up without their durations: their fentry programs are not there then,
+    /// but the kprobes are, which keep the arguments.
+    #[inline(always)]
+    pub fn begin_timed(probe: ProbeId, key: &Key) {
+        if setting!(sums) == 0 {
+            begin(probe, key);
         }
     }
 
@@ -90,7 +102,7 @@ fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i6
         return;
     }
     if let Some(duration) = end(key) {
-        emit(ctx, probe, Phase::Exit, |record: *mut Dma| {
+        emit_often(ctx, probe, Phase::Exit, |record: *mut Dma| {
             set!(record, { domain: ctx.arg(0), iova: ctx.arg(1), size: size, ret: ret, duration: duration });
         });
     }
@@ -100,7 +112,7 @@ fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i6
 #[inline(always)]
 fn map(ctx: &impl Args) {
     if !running(&sg_key()) {
-        begin(ProbeId::Map, &Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1)));
+        begin_timed(ProbeId::Map, &Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1)));
     }
 }
 #[inline(always)]
@@ -108,14 +120,13 @@ fn mapped(ctx: &(impl Args + Ret)) {
     let key = Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1));
     finish(ctx, ProbeId::Map, &key, ctx.arg(3), ctx.ret() as i32 as i64);
 }
-on_enter!(map_enter, map);
-on_exit!(map_exit, mapped);
+on_call_either!(Map, (map_enter, map_kprobe, map), (map_exit, map_kretprobe, mapped));
 
 // int iommu_map_nosync(…): as iommu_map, which calls it
 #[inline(always)]
 fn map_nosync(ctx: &impl Args) {
     if !running(&sg_key()) && !running(&Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1))) {
-        begin(ProbeId::MapNosync, &Key::new(ProbeId::MapNosync, ctx.arg(0), ctx.arg(1)));
+        begin_timed(ProbeId::MapNosync, &Key::new(ProbeId::MapNosync, ctx.arg(0), ctx.arg(1)));
     }
 }
 #[inline(always)]
@@ -129,38 +140,39 @@ on_exit!(map_nosync_exit, mapped_nosync);
 // ssize_t iommu_map_sg(struct iommu_domain *, unsigned long iova, struct scatterlist *, unsigned int nents, …)
 #[inline(always)]
 fn map_sg(_ctx: &impl Args) {
-    begin(ProbeId::MapSg, &sg_key());
+    begin_timed(ProbeId::MapSg, &sg_key());
 }
 #[inline(always)]
 fn mapped_sg(ctx: &(impl Args + Ret)) {
     let ret = ctx.ret() as i64;
     finish(ctx, ProbeId::MapSg, &sg_key(), if ret > 0 { ret as u64 } else { 0 }, ret);
 }
-on_enter!(map_sg_enter, map_sg);
-on_exit!(map_sg_exit, mapped_sg);
+on_call_either!(MapSg, (map_sg_enter, map_sg_kprobe, map_sg), (map_sg_exit, map_sg_kretprobe, mapped_sg));
 
 // size_t iommu_unmap(struct iommu_domain *, unsigned long iova, size_t size)
 #[inline(always)]
 fn unmap(ctx: &impl Args) {
-    begin(ProbeId::Unmap, &Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1)));
+    begin_timed(ProbeId::Unmap, &Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1)));
 }
 #[inline(always)]
 fn unmapped(ctx: &(impl Args + Ret)) {
     let key = Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1));
     finish(ctx, ProbeId::Unmap, &key, ctx.arg(2), ctx.ret() as i64);
 }
-on_enter!(unmap_enter, unmap);
-on_exit!(unmap_exit, unmapped);
+on_call_either!(Unmap, (unmap_enter, unmap_kprobe, unmap), (unmap_exit, unmap_kretprobe, unmapped));
 
 // size_t iommu_unmap_fast(struct iommu_domain *, unsigned long iova, size_t size, struct iommu_iotlb_gather *)
 #[inline(always)]
 fn unmap_fast(ctx: &impl Args) {
-    begin(ProbeId::UnmapFast, &Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1)));
+    begin_timed(ProbeId::UnmapFast, &Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1)));
 }
 #[inline(always)]
 fn unmapped_fast(ctx: &(impl Args + Ret)) {
     let key = Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1));
     finish(ctx, ProbeId::UnmapFast, &key, ctx.arg(2), ctx.ret() as i64);
 }
-on_enter!(unmap_fast_enter, unmap_fast);
-on_exit!(unmap_fast_exit, unmapped_fast);
+on_call_either!(
+    UnmapFast,
+    (unmap_fast_enter, unmap_fast_kprobe, unmap_fast),
+    (unmap_fast_exit, unmap_fast_kretprobe, unmapped_fast)
+);

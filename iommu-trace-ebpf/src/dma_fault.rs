@@ -12,7 +12,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{diagnose, emit, lost, lost_several, set, thread},
+    out::{diagnose, emit_often, lost, lost_several, set, thread},
     probe::{Args, on_enter, on_enter_either, on_exit, on_exit_either},
     read::{self, get, offset, ptr, setting},
 };
@@ -61,7 +61,7 @@ fn dmar_fault(ctx: &impl Args) {
         if record[3] & FRCD_F == 0 {
             return;
         }
-        emit(ctx, ProbeId::DmarFault, Phase::Enter, |place: *mut DmaFault| {
+        emit_often(ctx, ProbeId::DmarFault, Phase::Enter, |place: *mut DmaFault| {
             set!(place, {
                 iommu: iommu,
                 addr: (u64::from(record[1]) << 32 | u64::from(record[0])) & !0xfff,
@@ -81,7 +81,7 @@ on_enter!(dmar_fault_enter, dmar_fault);
 // TRACE_EVENT io_page_fault: (struct device *dev, unsigned long iova, int flags)
 #[aya_ebpf::macros::btf_tracepoint]
 pub fn io_page_fault_enter(ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
-    emit(&ctx, ProbeId::IoPageFault, Phase::Enter, |record: *mut IoPageFault| {
+    emit_often(&ctx, ProbeId::IoPageFault, Phase::Enter, |record: *mut IoPageFault| {
         set!(record, { iova: Args::arg(&ctx, 1), flags: Args::arg(&ctx, 2) as u32, pad: 0 });
         // SAFETY: the place is this record's.
         read::device_into(unsafe { &raw mut (*record).device }, Args::arg(&ctx, 0));
@@ -160,7 +160,7 @@ fn amd_entry(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, iommu: u64, i
         // Of the IOMMU's own commands and page requests.
         _ => return,
     }
-    emit(ctx, probe, phase, |place: *mut DmaFault| {
+    emit_often(ctx, probe, phase, |place: *mut DmaFault| {
         set!(place, {
             iommu: iommu,
             addr: u64::from(entry[3]) << 32 | u64::from(entry[2]),
@@ -282,7 +282,7 @@ fn virtio_events_end(ctx: &impl EbpfContext) {
             lost(ProbeId::VirtioEvents, Phase::Exit);
             continue;
         };
-        emit(ctx, ProbeId::VirtioEvents, Phase::Exit, |record: *mut DmaFault| {
+        emit_often(ctx, ProbeId::VirtioEvents, Phase::Exit, |record: *mut DmaFault| {
             set!(record, {
                 iommu: handling.queue,
                 addr: u64::from(event[5]) << 32 | u64::from(event[4]),

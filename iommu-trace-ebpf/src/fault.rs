@@ -2,71 +2,87 @@
 
 use aya_ebpf::EbpfContext;
 use iommu_trace_common::{
-    Field, Phase, ProbeId,
+    FAULT_PAGE_REQ, Field, Phase, ProbeId,
     record::{Group, Interrupt, PageResponse, Queue, Report, Return},
 };
 
 use crate::{
     free::watch,
-    out::{emit, set},
-    probe::{Args, Ret, on_enter, on_enter_either, on_exit},
-    read::{self, get, ptr},
+    out::{emit, emit_often, set},
+    probe::{Args, Ret, on_call_either, on_enter, on_enter_either, on_exit, on_return_either},
+    read::{self, get, offset, ptr, setting},
 };
+
+/// Whether what is reported is a page request. Before 6.8 unrecoverable faults could be, too, which SMMUv3's driver did: its
+/// event queue tells them.
+#[inline(always)]
+fn is_request(ctx: &impl Args) -> bool {
+    offset(Field::FaultType).is_none() || ctx.member::<u32>(ctx.arg(1), Field::FaultType) == setting!(page_request)
+}
 
 // int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)
 #[inline(always)]
 fn report(ctx: &impl Args) {
-    emit(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
-        let evt = ctx.arg(1);
+    let evt = ctx.arg(1);
+    if !is_request(ctx) {
+        return;
+    }
+    emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
         set!(record, { evt: evt });
         // SAFETY: the places are this record's.
-        unsafe {
-            read::device_into(&raw mut (*record).device, ctx.arg(0));
-            read::copy(&raw mut (*record).request, evt, Field::FaultType);
+        let (device, request) = unsafe { (&raw mut (*record).device, &raw mut (*record).request) };
+        read::device_by(ctx.direct(), device, ctx.arg(0));
+        read::request_into(ctx.direct(), request, evt);
+        if offset(Field::FaultType).is_some() {
+            set!(request, { kind: FAULT_PAGE_REQ });
         }
     });
 }
 #[inline(always)]
-fn reported(ctx: &impl Ret) {
-    let ret = ctx.ret() as i32 as i64;
-    emit(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
+fn reported(ctx: &(impl Args + Ret)) {
+    // The caller's event is still there.
+    if is_request(ctx) {
+        let ret = ctx.ret() as i32 as i64;
+        emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
+    }
 }
-on_enter!(report_device_fault_enter, report);
-on_exit!(report_device_fault_exit, reported);
+on_call_either!(
+    ReportDeviceFault,
+    (report_device_fault_enter, report_device_fault_kprobe, report),
+    (report_device_fault_exit, report_device_fault_kretprobe, reported)
+);
 
 #[inline(always)]
 fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
-    emit(ctx, probe, Phase::Enter, |record: *mut Group| {
+    emit_often(ctx, probe, Phase::Enter, |record: *mut Group| {
         let group = ctx.arg(0);
         if follow {
             watch(group);
         }
-        let handle = ptr(group, Field::IopfGroupHandle);
+        let handle = ctx.member(group, Field::IopfGroupHandle);
         // Past the handler the handle may be gone: only there is it followed.
-        let domain = if follow { ptr(handle, Field::HandleDomain) } else { 0 };
+        let domain = if follow { ctx.member(handle, Field::HandleDomain) } else { 0 };
         set!(record, {
             group: group,
             handle: handle,
             domain: domain,
-            queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(domain) } else { 0 },
+            queue: if matches!(probe, ProbeId::IommufdIopfHandler) { fault_queue(ctx, domain) } else { 0 },
             code: code,
+            device: ctx.member(ctx.member(group, Field::IopfGroupParam), Field::FaultParamDev),
+            count: ctx.member(group, Field::IopfGroupCount),
+            cookie: ctx.member(group, Field::IopfGroupCookie),
         });
-        // SAFETY: the places are this record's.
-        unsafe {
-            read::copy(&raw mut (*record).device, ptr(group, Field::IopfGroupParam), Field::FaultParamDev);
-            read::copy(&raw mut (*record).count, group, Field::IopfGroupCount);
-            // The group's first member is its last fault.
-            read::copy(&raw mut (*record).request, group, Field::FaultType);
-            read::copy(&raw mut (*record).cookie, group, Field::IopfGroupCookie);
-        }
+        // SAFETY: the place is this record's. The group's first member is its last fault.
+        read::request_into(ctx.direct(), unsafe { &raw mut (*record).request }, group);
     });
 }
 
 /// The `struct iommufd_fault` of the page table behind one of iommufd's domains. Where there is a `fault_data`, that leads
 /// to it, else `iommufd_hwpt`.
 #[inline(always)]
-fn fault_queue(domain: u64) -> u64 {
-    let hwpt = get(domain, Field::DomainFaultData).unwrap_or_else(|| ptr(domain, Field::DomainIommufdHwpt));
+fn fault_queue(ctx: &impl Args, domain: u64) -> u64 {
+    let data = if offset(Field::DomainFaultData).is_some() { Field::DomainFaultData } else { Field::DomainIommufdHwpt };
+    let hwpt = ctx.member(domain, data);
     ptr(hwpt, Field::HwptFault)
 }
 
@@ -107,7 +123,7 @@ on_enter!(group_dequeue_enter, group_dequeue);
 
 #[inline(always)]
 fn page_response(ctx: &impl Args, probe: ProbeId) {
-    emit(ctx, probe, Phase::Enter, |record: *mut PageResponse| {
+    emit_often(ctx, probe, Phase::Enter, |record: *mut PageResponse| {
         set!(record, { device: ctx.arg(0), evt: ctx.arg(1), pad: 0 });
         // SAFETY: the place is this record's.
         read::copy(unsafe { &raw mut (*record).answer }, ctx.arg(2), Field::ResponsePasid);
@@ -150,7 +166,11 @@ fn queue(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, queue: u64, dev: 
 fn queue_added(ctx: &(impl Args + Ret)) {
     queue(ctx, ProbeId::QueueAddDevice, Phase::Exit, ctx.arg(0), ctx.arg(1), ctx.ret() as i32 as i64);
 }
-on_exit!(queue_add_device_exit, queue_added);
+on_return_either!(
+    QueueAddDevice,
+    queue_add_device_kprobe,
+    (queue_add_device_exit, queue_add_device_kretprobe, queue_added)
+);
 
 // void iopf_queue_remove_device(struct iopf_queue *queue, struct device *dev): int before 6.11
 #[inline(always)]
@@ -161,38 +181,54 @@ fn queue_remove(ctx: &impl Args) {
 fn queue_removed(ctx: &impl Args) {
     queue(ctx, ProbeId::QueueRemoveDevice, Phase::Exit, ctx.arg(0), ctx.arg(1), 0);
 }
-on_enter!(queue_remove_device_enter, queue_remove);
-on_exit!(queue_remove_device_exit, queue_removed);
+on_call_either!(
+    QueueRemoveDevice,
+    (queue_remove_device_enter, queue_remove_device_kprobe, queue_remove),
+    (queue_remove_device_exit, queue_remove_device_kretprobe, queue_removed)
+);
 
 // int iopf_queue_flush_dev(struct device *dev)
 #[inline(always)]
 fn queue_flushed(ctx: &(impl Args + Ret)) {
     queue(ctx, ProbeId::QueueFlushDev, Phase::Exit, 0, ctx.arg(0), ctx.ret() as i32 as i64);
 }
-on_exit!(queue_flush_dev_exit, queue_flushed);
+on_return_either!(
+    QueueFlushDev,
+    queue_flush_dev_kprobe,
+    (queue_flush_dev_exit, queue_flush_dev_kretprobe, queue_flushed)
+);
 
 // int iopf_queue_discard_partial(struct iopf_queue *queue)
 #[inline(always)]
 fn queue_discarded(ctx: &(impl Args + Ret)) {
     queue(ctx, ProbeId::QueueDiscardPartial, Phase::Exit, ctx.arg(0), 0, ctx.ret() as i32 as i64);
 }
-on_exit!(queue_discard_partial_exit, queue_discarded);
+on_return_either!(
+    QueueDiscardPartial,
+    queue_discard_partial_kprobe,
+    (queue_discard_partial_exit, queue_discard_partial_kretprobe, queue_discarded)
+);
 
 // void iopf_queue_free(struct iopf_queue *queue)
 #[inline(always)]
 fn queue_free(ctx: &impl Args) {
     queue(ctx, ProbeId::QueueFree, Phase::Enter, ctx.arg(0), 0, 0);
 }
-on_enter!(queue_free_enter, queue_free);
+on_enter_either!(queue_free_enter, queue_free_kprobe, queue_free);
 
 // static irqreturn_t prq_event_thread(int irq, void *d)
 #[inline(always)]
 fn prq_event(ctx: &impl Args) {
-    emit(ctx, ProbeId::PrqEventThread, Phase::Enter, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
+    emit_often(
+        ctx,
+        ProbeId::PrqEventThread,
+        Phase::Enter,
+        |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }),
+    );
 }
 #[inline(always)]
 fn prq_event_over(ctx: &impl Args) {
-    emit(ctx, ProbeId::PrqEventThread, Phase::Exit, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
+    emit_often(ctx, ProbeId::PrqEventThread, Phase::Exit, |record: *mut Interrupt| set!(record, { iommu: ctx.arg(1) }));
 }
 on_enter!(prq_event_thread_enter, prq_event);
 on_exit!(prq_event_thread_exit, prq_event_over);

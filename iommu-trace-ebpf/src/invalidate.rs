@@ -7,8 +7,8 @@ use iommu_trace_common::{
 
 use crate::{
     dma::start::{Key, begin, end},
-    out::{emit, set},
-    probe::{Args, Ret, on_enter, on_exit},
+    out::{emit_often, set},
+    probe::{Args, Ret, on_call_either, on_enter, on_exit},
     read::{self, setting},
     sum,
 };
@@ -28,7 +28,7 @@ fn submitted(ctx: &(impl Args + Ret)) {
             sum::add(ProbeId::QiSubmitSync, iommu, kind, ret < 0, ctx.arg(2) as u32 as u64, Some(duration));
             return;
         }
-        emit(ctx, ProbeId::QiSubmitSync, Phase::Exit, |record: *mut Invalidate| {
+        emit_often(ctx, ProbeId::QiSubmitSync, Phase::Exit, |record: *mut Invalidate| {
             set!(record, {
                 iommu: iommu,
                 ret: ret,
@@ -53,18 +53,21 @@ fn wait(ctx: &impl Args) {
 fn waited(ctx: &(impl Args + Ret)) {
     let iommu = ctx.arg(0);
     if let Some(duration) = end(&Key::new(ProbeId::AmdCompletionWait, iommu, 0)) {
-        let ret = ctx.ret() as i32 as i64;
+        let ret = if setting!(amd_wait_void) != 0 { 0 } else { ctx.ret() as i32 as i64 };
         if setting!(sums) != 0 {
             sum::add(ProbeId::AmdCompletionWait, iommu, 0, ret < 0, 1, Some(duration));
             return;
         }
-        emit(ctx, ProbeId::AmdCompletionWait, Phase::Exit, |record: *mut Invalidate| {
+        emit_often(ctx, ProbeId::AmdCompletionWait, Phase::Exit, |record: *mut Invalidate| {
             set!(record, { iommu: iommu, desc: 0, ret: ret, duration: duration, count: 1, options: 0 });
         });
     }
 }
-on_enter!(amd_completion_wait_enter, wait);
-on_exit!(amd_completion_wait_exit, waited);
+on_call_either!(
+    AmdCompletionWait,
+    (amd_completion_wait_enter, amd_completion_wait_kprobe, wait),
+    (amd_completion_wait_exit, amd_completion_wait_kretprobe, waited)
+);
 
 /// The domain that a driver's own structure has within it.
 #[inline(always)]
@@ -80,7 +83,7 @@ fn flushed(ctx: &impl Args, key: &Key, probe: ProbeId, domain: u64, iova: u64, s
         sum::add(probe, domain, 0, false, 0, Some(duration));
         return;
     }
-    emit(ctx, probe, Phase::Exit, |record: *mut Dma| {
+    emit_often(ctx, probe, Phase::Exit, |record: *mut Dma| {
         set!(record, { domain: domain, iova: iova, size: size, ret: 0, duration: duration });
     });
 }

@@ -3,8 +3,6 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_probe_read_user, generated::bpf_loop},
-    macros::map,
-    maps::LruHashMap,
 };
 use iommu_trace_common::{
     Field, MAX_DELIVERED, Phase, ProbeId,
@@ -12,8 +10,8 @@ use iommu_trace_common::{
 };
 
 use crate::{
-    out::{diagnose, emit, lost, set, thread},
-    probe::{Args, Ret, on_enter_either, on_exit_either},
+    out::{diagnose, emit, emit_often, lost, set},
+    probe::{Args, Ret, on_call_either, on_enter_either, on_exit_either},
     read::{self, ptr},
 };
 
@@ -32,51 +30,27 @@ struct Pgfault {
     cookie: u32,
 }
 
-/// A `read` or `write` of a fault file that runs, by thread: a kretprobe is not given the arguments again.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Open {
-    file: u64,
-    fault: u64,
-    buf: u64,
-    count: u64,
-}
-
-#[map]
-static OPEN: LruHashMap<u64, Open> = LruHashMap::with_max_entries(4096, 0);
-
 // static ssize_t iommufd_fault_fops_{read,write}(struct file *, char __user *, size_t, loff_t *)
 #[inline(always)]
-fn file_enter(ctx: &impl Args, probe: ProbeId) {
-    let file = ctx.arg(0);
-    let open = Open { file, fault: ptr(file, Field::FilePrivateData), buf: ctx.arg(1), count: ctx.arg(2) };
-    if OPEN.insert(&thread(), &open, 0).is_err() {
-        lost(probe, Phase::Exit);
-    }
-    file_record(ctx, probe, Phase::Enter, &open, 0);
-}
-
-#[inline(always)]
-fn file_record(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, open: &Open, ret: i64) {
-    emit(ctx, probe, phase, |record: *mut File| {
-        set!(record, { file: open.file, fault: open.fault, count: open.count, ret: ret });
+fn file_record(ctx: &impl Args, probe: ProbeId, phase: Phase, ret: i64) {
+    emit_often(ctx, probe, phase, |record: *mut File| {
+        let file = ctx.arg(0);
+        set!(record, {
+            file: file,
+            fault: ctx.member(file, Field::FilePrivateData),
+            count: ctx.arg(2),
+            ret: ret,
+        });
     });
 }
 
 #[inline(always)]
-fn file_exit(ctx: &(impl EbpfContext + Ret), probe: ProbeId) {
-    let key = thread();
-    // SAFETY: the value is copied out at once, and only this thread's own calls write it.
-    let Some(open) = (unsafe { OPEN.get(&key) }).copied() else {
-        diagnose!(ctx, "a fault file's call returned that was not seen to begin");
-        return;
-    };
-    let _ = OPEN.remove(&key);
+fn file_exit(ctx: &(impl Args + Ret), probe: ProbeId) {
     let ret = ctx.ret() as i64;
     if matches!(probe, ProbeId::FaultRead) && ret > 0 {
-        delivered(ctx, &open, ret as u64);
+        delivered(ctx, ret as u64);
     }
-    file_record(ctx, probe, Phase::Exit, &open, ret);
+    file_record(ctx, probe, Phase::Exit, ret);
 }
 
 /// What a walk through the messages of one read needs.
@@ -89,9 +63,10 @@ struct Walk<C> {
 
 /// One record for each message, by the kernel's own loop: the verifier looks at the body once.
 #[inline(always)]
-fn delivered<C: EbpfContext>(ctx: &C, open: &Open, bytes: u64) {
+fn delivered<C: Args>(ctx: &C, bytes: u64) {
     let messages = (bytes / size_of::<Pgfault>() as u64) as u32;
-    let mut walk = Walk { ctx: core::ptr::from_ref(ctx), fault: open.fault, buf: open.buf };
+    let mut walk =
+        Walk { ctx: core::ptr::from_ref(ctx), fault: ctx.member(ctx.arg(0), Field::FilePrivateData), buf: ctx.arg(1) };
     // SAFETY: the callback has the form that the helper calls, and `walk` outlives the call.
     let looped = unsafe { bpf_loop(messages.min(MAX_DELIVERED), message::<C> as *mut _, (&raw mut walk).cast(), 0) };
     if looped < 0 || messages > MAX_DELIVERED {
@@ -110,7 +85,7 @@ unsafe extern "C" fn message<C: EbpfContext>(index: u32, walk: *mut Walk<C>) -> 
         return 0;
     };
     // SAFETY: the context outlives the loop.
-    emit(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, |record: *mut Delivered| {
+    emit_often(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, |record: *mut Delivered| {
         set!(record, {
             fault: walk.fault,
             addr: message.addr,
@@ -131,14 +106,13 @@ macro_rules! file {
     ($probe:ident, $enter:ident, $exit:ident: $fentry:ident, $kprobe:ident, $fexit:ident, $kretprobe:ident) => {
         #[inline(always)]
         fn $enter(ctx: &impl Args) {
-            file_enter(ctx, ProbeId::$probe);
+            file_record(ctx, ProbeId::$probe, Phase::Enter, 0);
         }
         #[inline(always)]
-        fn $exit(ctx: &(impl EbpfContext + Ret)) {
+        fn $exit(ctx: &(impl Args + Ret)) {
             file_exit(ctx, ProbeId::$probe);
         }
-        on_enter_either!($fentry, $kprobe, $enter);
-        on_exit_either!($fexit, $kretprobe, $exit);
+        on_call_either!($probe, ($fentry, $kprobe, $enter), ($fexit, $kretprobe, $exit));
     };
 }
 file!(FaultRead, read_enter, read_exit: fault_read_enter, fault_read_kprobe, fault_read_exit, fault_read_kretprobe);

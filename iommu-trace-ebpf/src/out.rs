@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, RingBuf, StackTrace},
 };
-use iommu_trace_common::{COMM_LEN, LossCounters, Phase, ProbeId, record::Header};
+use iommu_trace_common::{COMM_LEN, LossCounters, Phase, ProbeId, record::Header, stacks};
 
 use crate::read;
 
@@ -80,10 +80,16 @@ pub fn lost_several(probe: ProbeId, phase: Phase, several: u32) {
     }
 }
 
-/// Sends a record, filled in place by `fill`, which must set every member.
+/// Sends a record of what is rare, filled in place by `fill`, which must set every member.
 #[inline(always)]
 pub fn emit<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, fill: impl FnOnce(*mut T)) {
-    send(probe, phase, || stack(ctx), fill);
+    send(probe, phase, || stack(ctx, stacks::RARE), fill);
+}
+
+/// Sends a record of what may be many in a second.
+#[inline(always)]
+pub fn emit_often<T: 'static>(ctx: &impl EbpfContext, probe: ProbeId, phase: Phase, fill: impl FnOnce(*mut T)) {
+    send(probe, phase, || stack(ctx, stacks::ALL), fill);
 }
 
 /// Sends a record without a stack.
@@ -123,8 +129,8 @@ fn send<T: 'static>(probe: ProbeId, phase: Phase, stack: impl FnOnce() -> i32, f
 }
 
 #[inline(always)]
-fn stack(ctx: &impl EbpfContext) -> i32 {
-    if read::setting!(stacks) == 0 {
+fn stack(ctx: &impl EbpfContext, least: u32) -> i32 {
+    if read::setting!(stacks) < least {
         return -1;
     }
     // SAFETY: the map is a stack map, and the context is the program's own.

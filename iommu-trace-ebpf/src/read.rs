@@ -1,5 +1,7 @@
 //! Reads kernel structures through the offsets that user space found in the running kernel's BTF.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     helpers::{
         bpf_probe_read_kernel,
@@ -10,7 +12,7 @@ use aya_ebpf::{
 };
 use iommu_trace_common::{
     ABSENT, Field, Late, NAME_LEN, NO_ID, Settings, owner,
-    record::{Device, Handle},
+    record::{Device, Handle, Request},
 };
 
 use crate::out::set;
@@ -30,11 +32,14 @@ pub(crate) static SETTINGS: Settings = Settings {
     attach_pasid_handle_arg: 0,
     tagged_slots: 0,
     xa_chunk_shift: 6,
+    direct: 0,
     track_frees: 0,
     sums: 0,
     amd_flush_last: 0,
     late: 0,
     desc_state_size: 0,
+    amd_wait_void: 0,
+    page_request: 1,
 };
 
 /// One of this run's settings. Read through a volatile, so that the compiler does not take the initial values for the
@@ -136,10 +141,62 @@ pub fn copy<T>(place: *mut T, base: u64, field: Field) {
     unsafe { bpf_probe_read_kernel_raw(place.cast(), size_of::<T>() as u32, addr as *const _) };
 }
 
+/// Reads a member of the structure at `base`; nothing for `NULL`, an absent member and a bad address.
+///
+/// `direct` is for what the arguments of an fentry or fexit program lead to, of which the verifier knows the types: it
+/// checks the load against them, and a bad address gives 0, which the kernel sees to. A helper's call costs ten times as
+/// much.
+#[inline(always)]
+pub fn member<T: Copy + Default>(direct: bool, base: u64, field: Field) -> T {
+    match offset(field) {
+        Some(offset) if base != 0 => load(direct, base + offset),
+        _ => T::default(),
+    }
+}
+
+/// Reads at an address: see [`member`].
+#[inline(always)]
+pub fn load<T: Copy + Default>(direct: bool, addr: u64) -> T {
+    if direct {
+        // SAFETY: the verifier allows it where the address is a member's of this type.
+        unsafe { (addr as *const T).read_volatile() }
+    } else {
+        at(addr).unwrap_or_default()
+    }
+}
+
+/// The page request in a `struct iopf_fault`, or in what has one as its first member.
+#[inline(always)]
+pub fn request_into(direct: bool, place: *mut Request, base: u64) {
+    let offset = match offset(Field::FaultType) {
+        Some(offset) if direct && base != 0 => offset,
+        _ => return copy(place, base, Field::FaultType),
+    };
+    // As `struct iommu_fault` has them: the record is its beginning. The padding is no member.
+    set!(place, {
+        kind: load(true, base + offset),
+        pad: 0,
+        flags: load(true, base + offset + offset_of!(Request, flags) as u64),
+        pasid: load(true, base + offset + offset_of!(Request, pasid) as u64),
+        grpid: load(true, base + offset + offset_of!(Request, grpid) as u64),
+        perm: load(true, base + offset + offset_of!(Request, perm) as u64),
+        addr: load(true, base + offset + offset_of!(Request, addr) as u64),
+    });
+}
+
 /// A device, its name and its group.
 #[inline(always)]
 pub fn device_into(place: *mut Device, dev: u64) {
-    member_into(place, dev, ptr(dev, Field::DeviceIommuGroup));
+    device_by(false, place, dev);
+}
+
+/// A device, its name and its group: see [`member`].
+#[inline(always)]
+pub fn device_by(direct: bool, place: *mut Device, dev: u64) {
+    let group = member(direct, dev, Field::DeviceIommuGroup);
+    set!(place, { ptr: dev, group: group, group_id: member(direct, group, Field::GroupId), pad: 0 });
+    // SAFETY: the place is a whole `Device`.
+    name_into(direct, unsafe { &raw mut (*place).name }.cast(), dev);
 }
 
 /// A device, its name, and the group it is known to be in.
@@ -149,7 +206,7 @@ pub fn member_into(place: *mut Device, dev: u64, group: u64) {
     // SAFETY: the place is a whole `Device`.
     unsafe {
         copy(&raw mut (*place).group_id, group, Field::GroupId);
-        name_into((&raw mut (*place).name).cast(), dev);
+        name_into(false, (&raw mut (*place).name).cast(), dev);
     }
 }
 
@@ -173,10 +230,10 @@ pub fn pci_device(pdev: u64) -> u64 {
 
 /// `dev_name()`, which prefers `init_name`.
 #[inline(always)]
-fn name_into(name: *mut u8, dev: u64) {
-    let mut text = ptr(dev, Field::DeviceInitName);
+pub fn name_into(direct: bool, name: *mut u8, dev: u64) {
+    let mut text: u64 = member(direct, dev, Field::DeviceInitName);
     if text == 0 {
-        text = ptr(dev, Field::DeviceKobjName);
+        text = member(direct, dev, Field::DeviceKobjName);
     }
     // SAFETY: the place is `NAME_LEN` bytes, and the helper checks the address.
     unsafe { bpf_probe_read_kernel_str(name.cast(), NAME_LEN as u32, text as *const _) };
@@ -191,7 +248,13 @@ pub fn domain_type(domain: u64) -> u32 {
 /// Whom a domain belongs to, as far as it tells.
 #[inline(always)]
 pub fn domain_owner(domain: u64) -> u32 {
-    if let Some(cookie) = get::<u32>(domain, Field::DomainCookieType) {
+    owner_by(false, domain)
+}
+
+#[inline(always)]
+fn owner_by(direct: bool, domain: u64) -> u32 {
+    if domain != 0 && offset(Field::DomainCookieType).is_some() {
+        let cookie: u32 = member(direct, domain, Field::DomainCookieType);
         return if cookie == setting!(cookie_iommufd) {
             owner::IOMMUFD
         } else if cookie == setting!(cookie_sva) {
@@ -200,7 +263,7 @@ pub fn domain_owner(domain: u64) -> u32 {
             owner::UNKNOWN
         };
     }
-    if domain_type(domain) == DOMAIN_SVA {
+    if member::<u32>(direct, domain, Field::DomainType) == DOMAIN_SVA {
         return owner::SVA;
     }
     owner::UNKNOWN
@@ -210,14 +273,20 @@ pub fn domain_owner(domain: u64) -> u32 {
 /// device it is for, 0 for none.
 #[inline(always)]
 pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
+    handle_by(false, place, handle, domain)
+}
+
+/// The same: see [`member`].
+#[inline(always)]
+pub fn handle_by(direct: bool, place: *mut Handle, handle: u64, domain: u64) -> u64 {
     let domain = if handle == 0 {
         0
     } else if domain != 0 {
         domain
     } else {
-        ptr(handle, Field::HandleDomain)
+        member(direct, handle, Field::HandleDomain)
     };
-    let mut owner = if handle == 0 { owner::UNKNOWN } else { domain_owner(domain) };
+    let mut owner = if handle == 0 { owner::UNKNOWN } else { owner_by(direct, domain) };
     let mut idev = 0;
     if owner == owner::IOMMUFD {
         idev = ptr(handle, Field::IommufdHandleIdev);
@@ -235,7 +304,7 @@ pub fn handle_into(place: *mut Handle, handle: u64, domain: u64) -> u64 {
     set!(place, { ptr: handle, domain: domain, device: device, idev: idev, owner: owner, pad: 0 });
     // SAFETY: the place is a whole `Handle`.
     unsafe {
-        copy(&raw mut (*place).domain_type, domain, Field::DomainType);
+        (&raw mut (*place).domain_type).write(member(direct, domain, Field::DomainType));
         copy(&raw mut (*place).device_id, idev, Field::IdevId);
     }
     device

@@ -17,7 +17,7 @@ use iommu_trace_common::{Field, MAX_MEMBERS, Phase, ProbeId, owner, record::Slot
 use crate::{
     free::watch,
     out::{diagnose, emit_plain, lost, set, thread},
-    probe::{Args, on_enter},
+    probe::{Args, on_enter_either},
     read::{self, offset, ptr, setting},
 };
 
@@ -123,7 +123,7 @@ fn show_type(ctx: &impl Args) {
     piece(walk.truncated << 32 | u64::from(slot::END), group, 0, 0, 0);
     let _ = WALKS.remove(&thread());
 }
-on_enter!(group_show_type_enter, show_type);
+on_enter_either!(group_show_type_enter, group_show_type_kprobe, show_type);
 
 /// Tells one member of the group's list.
 unsafe extern "C" fn member(_index: u32, _ctx: *mut core::ffi::c_void) -> i64 {

@@ -7,7 +7,7 @@ use iommu_trace_common::{
 
 use crate::{
     out::{emit, set},
-    probe::{Args, Ret, on_enter, on_exit},
+    probe::{Args, Ret, on_call_either, on_enter_either, on_exit_either},
     read::{self, get, ptr},
 };
 
@@ -47,8 +47,7 @@ fn bound(ctx: &(impl Args + Ret)) {
         fill(record, ctx.arg(0), if ret == 0 { bond } else { 0 }, ctx.arg(1), ret);
     });
 }
-on_enter!(sva_bind_enter, bind);
-on_exit!(sva_bind_exit, bound);
+on_call_either!(SvaBind, (sva_bind_enter, sva_bind_kprobe, bind), (sva_bind_exit, sva_bind_kretprobe, bound));
 
 // void iommu_sva_unbind_device(struct iommu_sva *handle)
 #[inline(always)]
@@ -60,5 +59,5 @@ fn unbind(ctx: &impl Args) {
 fn unbound(ctx: &impl Ret) {
     emit(ctx, ProbeId::SvaUnbind, Phase::Exit, |record: *mut Return| set!(record, { ret: 0 }));
 }
-on_enter!(sva_unbind_enter, unbind);
-on_exit!(sva_unbind_exit, unbound);
+on_enter_either!(sva_unbind_enter, sva_unbind_kprobe, unbind);
+on_exit_either!(sva_unbind_exit, sva_unbind_kretprobe, unbound);

@@ -4,59 +4,19 @@
 
 mod common;
 
-use std::{hint::black_box, time::Duration};
+use std::hint::black_box;
 
-use criterion::{
-    BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
-    measurement::{Measurement, ValueFormatter, WallTime},
-};
+use common::cpu::CpuTime;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iommu_trace::{
     event::{self, Event, Ptr},
     model::{Effects, Model, ModelOptions, RuleSet, testing::kernel_7_3},
 };
 use iommu_trace_common::{ProbeId, record};
-use rustix::time::{ClockId, clock_gettime};
 use zerocopy::IntoBytes;
 
 /// Rounds of the stream; each is some hundred events.
 const ROUNDS: u32 = 4_000;
-
-/// The thread's time on its CPU: what others do on a shared machine is not measured.
-struct CpuTime;
-
-fn now() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        now()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        now().saturating_sub(start)
-    }
-
-    fn add(&self, one: &Duration, other: &Duration) -> Duration {
-        *one + *other
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
 
 fn fresh(options: ModelOptions, before: &[Event]) -> (Model, Effects) {
     let (mut model, mut effects) = (Model::new(kernel_7_3(), options), Effects::default());

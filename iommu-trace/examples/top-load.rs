@@ -74,6 +74,7 @@ impl Storm {
             host: "storm".into(),
             features: kernel_7_3(),
             started_ns: script.now,
+            settled: false,
             ..SourceInfo::default()
         };
         Storm {

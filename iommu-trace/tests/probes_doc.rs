@@ -9,8 +9,9 @@ const HEAD: &str = "\
 
 Made from the catalogue in `iommu-trace/src/probes/catalogue.rs`; `iommu-trace doctor` tells which of them this kernel has.
 
-A function of vmlinux is probed by fentry and fexit. Those marked *module* may be in a module (`iommufd.ko`, `virtio-iommu.ko`), and
-have a kprobe form for that case. A tracepoint is probed by its BTF. A run without an **essential** probe makes no sense and ends.
+A function of vmlinux is probed by fentry and fexit. Those marked *kprobe* have a form as kprobe and kretprobe as well: for a function that may be in
+a module (`iommufd.ko`, `virtio-iommu.ko`, `arm_smmu_v3.ko`), for kernels that have no
+fentry yet (arm64 before Linux 6.4), and for a copy that the compiler has made of a function in its place (`iommu_completion_wait.isra.0`). A tracepoint is probed by its BTF. A run without an **essential** probe makes no sense and ends.
 
 ";
 
@@ -26,7 +27,7 @@ fn the_probe_reference_is_what_the_catalogue_says() {
         };
         let reach = match probe.reach {
             Reach::Vmlinux => "function",
-            Reach::Either => "function, *module*",
+            Reach::Either | Reach::Copied | Reach::Iommufd => "function, *kprobe*",
             Reach::Tracepoint => "tracepoint",
             Reach::RawTracepoint => "raw tracepoint",
         };
@@ -46,7 +47,7 @@ fn the_probe_reference_is_what_the_catalogue_says() {
         .unwrap();
     }
     doc.push_str("\nThe prototypes that the programs were written against:\n\n```c\n");
-    for probe in CATALOGUE.iter().filter(|probe| matches!(probe.reach, Reach::Vmlinux | Reach::Either)) {
+    for probe in CATALOGUE.iter().filter(|probe| !matches!(probe.reach, Reach::Tracepoint | Reach::RawTracepoint)) {
         writeln!(doc, "{};", probe.prototype).unwrap();
     }
     doc.push_str("```\n");

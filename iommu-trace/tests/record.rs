@@ -75,6 +75,8 @@ fn files_in_turn_open_by_themselves_and_together_hold_what_is_kept() {
         let events = events(part);
         assert!(is_piece(&events[0]), "it begins with what was attached");
         kept.extend(events.into_iter().skip_while(is_piece));
+        // No slot was being changed when it was begun, so that its first 100 ms are judged like the rest.
+        assert!(Recording::open(part).unwrap().header().source.settled);
     }
     let all = events(&whole);
     assert!(kept.len() > 1000 && kept.len() < all.len());

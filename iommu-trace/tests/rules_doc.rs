@@ -43,6 +43,7 @@ fn shown(rule: &Rule) -> String {
         probes: Vec::new(),
         epoch_offset_ns: 0,
         started_ns: examples::BEGIN,
+        settled: false,
     };
     let options = TextOptions { palette: Palette::plain(), columns: 100, wrap: false, heads: false };
     let mut out = Vec::new();

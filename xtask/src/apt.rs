@@ -59,6 +59,11 @@ impl Apt {
         Self::open(&format!("configured-{architecture}"), None, Some(architecture))
     }
 
+    /// A suite that this system need not have configured, for another architecture.
+    pub fn foreign_suite(suite: &str, architecture: &'static str) -> Result<Self> {
+        Self::open(&format!("{suite}-{architecture}"), Some(suite), Some(architecture))
+    }
+
     fn open(name: &str, suite: Option<&str>, architecture: Option<&'static str>) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg"] {
             if command::find(program).is_none() {

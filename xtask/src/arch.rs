@@ -1,7 +1,9 @@
 //! The architectures of guests: what differs between them, as one table.
 
+use clap::ValueEnum;
+
 /// An architecture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Arch {
     /// This machine's own.
     #[default]
@@ -19,8 +21,8 @@ pub struct Facts {
     pub target: &'static str,
     /// The program that runs machines.
     pub qemu: &'static str,
-    /// The package that this program is in.
-    pub qemu_package: &'static str,
+    /// Packages that building and running its guests takes, beyond what this machine's own take.
+    pub packages: &'static [&'static str],
     /// The program that takes debug information out.
     pub strip: &'static str,
 }
@@ -34,14 +36,21 @@ impl Arch {
                 debian: "amd64",
                 target: "x86_64-unknown-linux-gnu",
                 qemu: "qemu-system-x86_64",
-                qemu_package: "qemu-system-x86",
+                packages: &[],
                 strip: "strip",
             },
             Self::Arm64 => &Facts {
                 debian: "arm64",
                 target: "aarch64-unknown-linux-gnu",
                 qemu: "qemu-system-aarch64",
-                qemu_package: "qemu-system-arm",
+                // Rust's library for it is unpacked from the archive, where it is for Debian's own compiler.
+                packages: &[
+                    "rustc-web",
+                    "cargo-web",
+                    "gcc-aarch64-linux-gnu",
+                    "libc6-dev-arm64-cross",
+                    "qemu-system-arm",
+                ],
                 strip: "aarch64-linux-gnu-strip",
             },
         }

@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{demo, kernel, matrix, picture, prototypes, selftests, setup, test, vm};
+use crate::{bench, demo, kernel, matrix, picture, prototypes, selftests, setup, test, vm};
 
 /// Builds, kernels, virtual machines and tests of iommu-trace
 #[derive(Parser, Debug)]
@@ -33,6 +33,8 @@ enum Command {
     Selftests(selftests::Arguments),
     /// Run every kernel with every IOMMU, and write docs/compatibility.md
     Matrix(matrix::Arguments),
+    /// Measure what tracing costs, and write docs/performance.md
+    Bench(bench::Arguments),
     /// Run every check and test
     Test(test::Arguments),
 }
@@ -70,6 +72,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Prototypes(arguments) => prototypes::main(arguments),
         Command::Selftests(arguments) => selftests::main(arguments).map(|()| 0),
         Command::Matrix(arguments) => matrix::main(arguments),
+        Command::Bench(arguments) => bench::main(arguments),
         Command::Test(arguments) => test::main(arguments),
     }
 }

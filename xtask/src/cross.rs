@@ -5,7 +5,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     apt::{Apt, Package},
@@ -41,18 +41,18 @@ pub fn cargo(arch: Arch) -> Result<Command> {
 /// The installed compiler's standard library for `arch`, fetched if it is not in the cache.
 fn sysroot(arch: Arch) -> Result<PathBuf> {
     let facts = arch.facts();
-    if command::find(LINKER).is_none() {
-        bail!(
-            "{LINKER} is not there, which links the programs of an {0} guest: sudo apt-get install --no-install-recommends \
-             gcc-aarch64-linux-gnu libc6-dev-arm64-cross {1}",
-            facts.debian,
-            facts.qemu_package
-        );
-    }
+    ensure!(
+        command::find(LINKER).is_some(),
+        "{LINKER} is not there, which links the programs of guests: cargo xtask setup --arch {}",
+        facts.debian
+    );
     let version = command::text(Command::new("dpkg-query").args(["--show", "--showformat=${Version}", "rustc-web"]))
-        .context(
-            "programs of another architecture are built by Debian's rustc: sudo apt-get install rustc-web cargo-web",
-        )?;
+        .with_context(|| {
+            let name = facts.debian;
+            format!(
+                "programs for {name} are built by Debian's rustc, which is not there: cargo xtask setup --arch {name}"
+            )
+        })?;
     let dir = cache::sub(PathBuf::from("rust").join(facts.debian))?;
     let place = dir.join(&version);
     let _lock = Lock::take("rust-cross")?;

@@ -41,7 +41,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     if arguments.top && !(stdin().is_terminal() && stdout().is_terminal()) {
         bail!("--top needs a terminal on standard input and output");
     }
-    setup::ensure()?;
+    setup::ensure(arguments.iommu.arch())?;
     let image = kernel::find(&arguments.kernel)?;
     let programs = Programs::build(crate::arch::Arch::Amd64, true)?;
     let tracer = if arguments.top { TOP } else { TRACE };

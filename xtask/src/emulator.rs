@@ -41,9 +41,9 @@ impl Emulator {
         let facts = arch.facts();
         ensure!(
             iommu.wants_newest_qemu() || command::find(facts.qemu).is_some(),
-            "{} is not installed: sudo apt-get install --no-install-recommends {}",
+            "{} is not installed: cargo xtask setup --arch {}",
             facts.qemu,
-            facts.qemu_package
+            facts.debian
         );
         Ok(Self { root: iommu.wants_newest_qemu().then(get).transpose()?, arch })
     }

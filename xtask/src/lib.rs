@@ -6,6 +6,7 @@
 pub mod accel;
 pub mod apt;
 pub mod arch;
+pub mod bench;
 pub mod busybox;
 pub mod cache;
 pub mod cli;

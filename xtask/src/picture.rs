@@ -7,7 +7,7 @@ use std::{fmt::Write as _, fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{setup, tmux::Terminal, workspace};
+use crate::{arch::Arch, setup, tmux::Terminal, workspace};
 
 /// Booting and attaching, emulated.
 const START: Duration = Duration::from_secs(300);
@@ -39,7 +39,7 @@ pub struct Arguments {
 
 /// Runs it; the exit status is 0.
 pub fn main(arguments: &Arguments) -> Result<u8> {
-    setup::ensure()?;
+    setup::ensure(Arch::Amd64)?;
     let terminal = Terminal::new(arguments.columns, arguments.rows)?;
     let xtask = std::env::current_exe()?;
     let seconds = arguments.seconds + 60;

@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{arch::Arch, command, cross, workspace};
 
+/// The profile of programs that are to be built quickly and run once.
+const QUICK: &str = "guest";
+
 /// Programs for a guest, on the host.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -23,25 +26,33 @@ pub struct Programs {
 impl Programs {
     /// Builds them, with iommu-trace or without.
     pub fn build(arch: Arch, tracer: bool) -> Result<Self> {
-        let mut built = build(arch, "iommu-trace-guest")?;
+        let mut built = build(arch, "iommu-trace-guest", QUICK)?;
         let at = built
             .iter()
             .position(|p| p.ends_with("init"))
             .context("package iommu-trace-guest has built no program called init")?;
         let init = built.swap_remove(at);
         if tracer {
-            built.extend(build(arch, "iommu-trace")?);
+            built.extend(build(arch, "iommu-trace", QUICK)?);
         }
         Ok(Self {
             init: stripped(arch, &init)?,
             others: built.iter().map(|p| stripped(arch, p)).collect::<Result<_>>()?,
         })
     }
+
+    /// Builds those of one more package as users have them, with every optimisation, and adds them.
+    pub fn add_optimised(&mut self, package: &str) -> Result<()> {
+        for program in build(Arch::Amd64, package, "release")? {
+            self.others.push(stripped(Arch::Amd64, &program)?);
+        }
+        Ok(())
+    }
 }
 
 /// Builds the programs of one package. Packages are built one by one: together, cargo would unify their features, and
 /// each change of the set would build everything again.
-fn build(arch: Arch, package: &str) -> Result<Vec<PathBuf>> {
+fn build(arch: Arch, package: &str, profile: &str) -> Result<Vec<PathBuf>> {
     let mut cargo = match arch {
         Arch::Amd64 => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
         Arch::Arm64 => cross::cargo(arch)?,
@@ -52,7 +63,7 @@ fn build(arch: Arch, package: &str) -> Result<Vec<PathBuf>> {
             "build",
             "--quiet",
             "--profile",
-            "guest",
+            profile,
             "--target",
             arch.facts().target,
             "--package",

@@ -146,7 +146,13 @@ pub fn arguments(machine: &Machine) -> Vec<String> {
         },
     );
     // The IOMMU's first-level tables have four levels: a process's must not have five.
-    add("cpu", if machine.iommu == Iommu::IntelPri { format!("{cpu},la57=off") } else { cpu.to_owned() });
+    let without = match (machine.iommu, machine.icount) {
+        (Iommu::IntelPri, _) => ",la57=off",
+        // A copy by `rep movsb` would count as an instruction for each byte, so that nobody is told to copy so.
+        (_, true) if machine.iommu.arch() == Arch::Amd64 => ",erms=off,fsrm=off",
+        _ => "",
+    };
+    add("cpu", format!("{cpu}{without}"));
     add("m", machine.memory.clone());
     if machine.icount {
         add("icount", "shift=0,sleep=off".to_owned());

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::{
+    arch::Arch,
     cache::Lock,
     command,
     progress::{Progress, say},
@@ -37,6 +38,9 @@ const PACKAGES: &[&str] = &[
 /// Options of `cargo xtask setup`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
+    /// What guests of this architecture need, too
+    #[arg(long, value_enum, value_name = "ARCH", default_value_t)]
+    arch: Arch,
     /// Only say what is missing, and how to get it
     #[arg(long)]
     check: bool,
@@ -52,10 +56,11 @@ struct Missing {
 }
 
 impl Missing {
-    fn look() -> Result<Self> {
+    fn look(arch: Arch) -> Result<Self> {
         let mut wanted = PACKAGES.to_vec();
+        wanted.extend(arch.facts().packages);
         if toolchain::compiler().is_none() {
-            wanted.extend(DEBIAN_PACKAGES);
+            wanted.extend(DEBIAN_PACKAGES.iter().filter(|package| !arch.facts().packages.contains(package)));
         }
         // It complains about packages it has never heard of, and lists the others all the same.
         let known = Command::new("dpkg-query")
@@ -104,7 +109,7 @@ impl Missing {
 
 /// Runs it; the exit status is 1 if something is still missing.
 pub fn main(arguments: &Arguments) -> Result<u8> {
-    let missing = Missing::look()?;
+    let missing = Missing::look(arguments.arch)?;
     if missing == Missing::default() {
         say("nothing is missing\n");
         return Ok(0);
@@ -116,19 +121,19 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         }
         return Ok(1);
     }
-    ensure()?;
+    ensure(arguments.arch)?;
     say("everything is there\n");
     Ok(0)
 }
 
-/// Installs what is missing; says nothing if nothing is.
-pub fn ensure() -> Result<()> {
-    if Missing::look()? == Missing::default() {
+/// Installs what is missing for guests of this architecture; says nothing if nothing is.
+pub fn ensure(arch: Arch) -> Result<()> {
+    if Missing::look(arch)? == Missing::default() {
         return Ok(());
     }
     let _lock = Lock::take("setup")?;
     // Another run may have been busy with it.
-    let missing = Missing::look()?;
+    let missing = Missing::look(arch)?;
     if !missing.packages.is_empty() && rustix::process::geteuid().is_root() {
         install_packages(&missing.packages)?;
     }
@@ -140,7 +145,7 @@ pub fn ensure() -> Result<()> {
     if missing.linker {
         install_linker()?;
     }
-    let missing = Missing::look()?;
+    let missing = Missing::look(arch)?;
     if missing == Missing::default() {
         return Ok(());
     }
@@ -198,6 +203,13 @@ mod tests {
     fn removed_but_configured_packages_are_missing() {
         let listing = "make installed\nflex config-files\nlibelf-dev installed\n";
         assert_eq!(not_installed(&["make", "flex", "libelf-dev", "zstd"], listing), ["flex", "zstd"]);
+    }
+
+    #[test]
+    fn another_architecture_s_packages_are_asked_for_with_it_alone() {
+        let of_arm64 = Arch::Arm64.facts().packages;
+        assert!(of_arm64.contains(&"qemu-system-arm") && Arch::Amd64.facts().packages.is_empty());
+        assert!(of_arm64.iter().all(|package| !PACKAGES.contains(package)), "none is asked for twice");
     }
 
     #[test]

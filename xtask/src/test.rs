@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::{
+    arch::Arch,
     command::{self, tail},
     grafana,
     guest_tests::{self, Checks, Ctx, GuestTest},
@@ -131,7 +132,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     let mut total = Tally::default();
     let mut failures = Vec::new();
     if !arguments.no_setup
-        && let Err(error) = setup::ensure()
+        && let Err(error) = needed(&steps).into_iter().try_for_each(setup::ensure)
     {
         total.failed += 1;
         failures.push(("setup".to_owned(), format!("{error:#}")));
@@ -174,6 +175,13 @@ fn select(steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>> {
         if only.is_empty() { !by_name_only(step) } else { only.iter().any(|name| is_called(step, name)) }
     };
     Ok(steps.into_iter().filter(wanted).collect())
+}
+
+/// The architectures whose guests are run: what others need is not installed. This machine's own is always among them.
+fn needed(steps: &[Step]) -> Vec<Arch> {
+    let of =
+        |arch: Arch| steps.iter().any(|step| matches!(&step.action, Action::Guest(test) if test.iommu.arch() == arch));
+    [Arch::Amd64].into_iter().chain(of(Arch::Arm64).then_some(Arch::Arm64)).collect()
 }
 
 /// Whether a step's name starts so, with or without `guest/`.
@@ -357,6 +365,13 @@ test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(names("fmt"), ["fmt"]);
         assert!(names("guest/").len() > 2 && names("guest/").iter().all(|n| n.starts_with("guest/")));
         assert!(select(steps(&[]), &["nothing".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn what_arm64_needs_is_installed_for_its_guests_alone() {
+        let needed = |only: &[String]| needed(&select(steps(only), only).unwrap());
+        assert_eq!(needed(&[]), [Arch::Amd64]);
+        assert_eq!(needed(&["arm64".to_owned()]), [Arch::Amd64, Arch::Arm64]);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! A stream of events as a busy host with virtual machines makes it.
 
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
+pub mod cpu;
+
 use std::ops::Range;
 
 use iommu_trace::{

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
+    source::live::StackLevel,
 };
 
 /// What the rules rest on; maps, unmaps and invalidations are many and of no use to them.
@@ -85,9 +86,20 @@ pub struct CheckArgs {
     #[arg(short, long, value_name = "FILE", help_heading = "How it looks")]
     pub output: Option<PathBuf>,
 
-    /// Show the kernel stacks of the evidence; this is the default.
-    #[arg(long, overrides_with = "no_stacks", help_heading = "How it looks")]
-    pub stacks: bool,
+    /// Whose kernel stacks are taken, and shown with the evidence: of what is `rare`, which is all but page faults, or of
+    /// everything. A stack costs ten times what else an event does.
+    #[arg(
+        long,
+        value_name = "WHICH",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "rare",
+        default_missing_value = "all",
+        overrides_with = "no_stacks",
+        help_heading = "How it looks"
+    )]
+    pub stacks: StackLevel,
 
     /// Take no kernel stacks.
     #[arg(long, overrides_with = "stacks", help_heading = "How it looks")]
@@ -137,7 +149,7 @@ impl CheckArgs {
             output: OutputArgs {
                 format: self.format,
                 output: self.output.clone(),
-                stacks: !self.no_stacks,
+                stacks: if self.no_stacks { StackLevel::None } else { self.stacks },
                 stages: false,
                 time: self.time,
             },

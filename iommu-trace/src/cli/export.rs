@@ -20,6 +20,7 @@ use crate::{
     export::Perfetto,
     model::{Violation, span::Span},
     output::{Format, Output, TimeForm},
+    source::live::StackLevel,
 };
 
 /// Convert a recording for other tools.
@@ -95,7 +96,7 @@ impl Export {
             output: OutputArgs {
                 format: Format::Json,
                 output: arguments.output.clone(),
-                stacks: arguments.stacks,
+                stacks: if arguments.stacks { StackLevel::All } else { StackLevel::None },
                 stages: false,
                 time: TimeForm::Utc,
             },

@@ -49,7 +49,7 @@ impl<T: Teller> Flow<T> {
     /// For a stream that has not begun; ends after `limit` spans.
     pub fn new(stream: &Stream, filter: Filter, limit: Option<u64>, teller: T) -> Self {
         let info = Arc::clone(stream.info());
-        let options = ModelOptions { unseen: mirror::unseen(&info), ..ModelOptions::default() };
+        let options = ModelOptions { unseen: mirror::unseen(&info), settled: info.settled, ..ModelOptions::default() };
         Flow {
             model: Model::new(info.features.clone(), options),
             effects: Effects::default(),

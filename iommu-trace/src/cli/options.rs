@@ -8,7 +8,7 @@ use super::parse::{self, PidArg};
 use crate::{
     model::span::Topic,
     output::{Format, TimeForm},
-    source::live::LiveOptions,
+    source::live::{LiveOptions, StackLevel},
 };
 
 /// What every consumer takes.
@@ -114,9 +114,18 @@ pub struct OutputArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Show the kernel stack of each event.
-    #[arg(long)]
-    pub stacks: bool,
+    /// Take kernel stacks, and show them: of everything, or only of what is `rare`, which is all but page faults, DMA faults,
+    /// mappings and invalidations. A stack costs ten times what else an event does.
+    #[arg(
+        long,
+        value_name = "WHICH",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "none",
+        default_missing_value = "all"
+    )]
+    pub stacks: StackLevel,
 
     /// Show each stage of a fault as it happens, too.
     #[arg(long)]

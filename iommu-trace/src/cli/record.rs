@@ -24,7 +24,7 @@ use crate::{
     model::{Effects, Model, ModelOptions, Violation, span::Topic},
     output::{self, Exit, Reason},
     recording::{Files, Flight, Header, Limits, Target},
-    source::{Batch, SourceInfo, Stacks, Stream},
+    source::{Batch, SourceInfo, Stacks, Stream, live::StackLevel},
 };
 
 /// How long events wait until they are written.
@@ -70,8 +70,22 @@ pub struct RecordArgs {
     )]
     pub events: Vec<Topic>,
 
+    /// Whose kernel stacks are taken: of what is `rare`, which is all but page faults, DMA faults, mappings and invalidations,
+    /// or of everything. A stack costs ten times what else an event does.
+    #[arg(
+        long,
+        value_name = "WHICH",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "rare",
+        default_missing_value = "all",
+        overrides_with = "no_stacks"
+    )]
+    pub stacks: StackLevel,
+
     /// Take no kernel stacks: smaller and cheaper.
-    #[arg(long)]
+    #[arg(long, overrides_with = "stacks")]
     pub no_stacks: bool,
 
     /// End when the file is as large as this, as 100M; with --keep go on in a new one.
@@ -106,11 +120,15 @@ pub struct RecordArgs {
 }
 
 impl RecordArgs {
+    fn stacks(&self) -> StackLevel {
+        if self.no_stacks { StackLevel::None } else { self.stacks }
+    }
+
     fn consumer(&self) -> ConsumerOptions {
         ConsumerOptions {
             select: SelectArgs { events: self.events.clone(), ..SelectArgs::default() },
             stop: StopArgs { duration: self.duration, count: None, command: self.command.clone() },
-            output: OutputArgs { stacks: !self.no_stacks, ..OutputArgs::default() },
+            output: OutputArgs { stacks: self.stacks(), ..OutputArgs::default() },
             live: self.live.clone(),
         }
     }
@@ -185,7 +203,8 @@ impl Recorder {
     fn new(arguments: &RecordArgs, target: Target, stream: &Stream, stop: &StopArgs) -> anyhow::Result<Self> {
         let info = Arc::clone(stream.info());
         let model = || {
-            let options = ModelOptions { unseen: mirror::unseen(&info), ..ModelOptions::default() };
+            let options =
+                ModelOptions { unseen: mirror::unseen(&info), settled: info.settled, ..ModelOptions::default() };
             Model::new(info.features.clone(), options)
         };
         let header = Header::new(&info, &arguments.events, &run::command_words(stop));
@@ -211,7 +230,7 @@ impl Recorder {
             name,
             model: model(),
             effects: Effects::default(),
-            stacks: (!arguments.no_stacks).then(|| Arc::clone(stream.stacks())),
+            stacks: (arguments.stacks() != StackLevel::None).then(|| Arc::clone(stream.stacks())),
             settle: arguments.settle,
             waiting: None,
             asked,

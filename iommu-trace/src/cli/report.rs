@@ -19,6 +19,7 @@ use crate::{
     model::{Violation, span::Span},
     output::Output,
     report::Report as Collected,
+    source::live::StackLevel,
 };
 
 /// Make one HTML page of what happened: the lives of handles with the faults on them, latencies, violations with evidence.
@@ -60,7 +61,7 @@ impl Report {
             select: self.select.clone(),
             stop: self.stop.clone(),
             // The evidence of violations has stacks.
-            output: OutputArgs { stacks: true, ..OutputArgs::default() },
+            output: OutputArgs { stacks: StackLevel::Rare, ..OutputArgs::default() },
             live: LiveArgs { from, ..self.live.clone() },
         };
         let filter = Filter::new(&options.select)?;

@@ -17,7 +17,7 @@ use crate::{
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
     serve::{Control, Exporter, MonitorOptions, ServeOptions, Unprivileged, drop_privileges},
-    source::spawn,
+    source::{live::StackLevel, spawn},
 };
 
 /// Serve metrics to Prometheus over HTTP, and judge by the rules all the while.
@@ -90,9 +90,19 @@ pub struct ServeArgs {
     )]
     pub answer_timeout: Duration,
 
-    /// Take kernel stacks, and show those of the evidence in /violations.
-    #[arg(long, help_heading = "What is watched")]
-    pub stacks: bool,
+    /// Take kernel stacks, and show those of the evidence in /violations: of everything, or only of what is `rare`, which is
+    /// all but page faults, DMA faults, mappings and invalidations.
+    #[arg(
+        long,
+        value_name = "WHICH",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "none",
+        default_missing_value = "all",
+        help_heading = "What is watched"
+    )]
+    pub stacks: StackLevel,
 
     /// How it is traced.
     #[command(flatten)]
@@ -117,7 +127,7 @@ impl ServeArgs {
                 rules,
                 answer_timeout: self.answer_timeout,
                 devices: DeviceLimit(self.device_limit),
-                stacks: self.stacks,
+                stacks: self.stacks != StackLevel::None,
             },
             #[cfg(feature = "otlp")]
             push: self.otlp.clone().map(|endpoint| crate::serve::PushOptions { endpoint, every: self.otlp_interval }),
@@ -149,7 +159,7 @@ impl Serve {
         // What can be wrong shows before a probe is attached.
         let exporter = Exporter::bind(arguments.options()?)?;
         let source = source::open(&arguments.consumer(), &arguments.events)?;
-        if arguments.stacks {
+        if arguments.stacks != StackLevel::None {
             source.stacks().prepare();
         }
         let stream = spawn(Box::new(Unprivileged::new(source)))?;

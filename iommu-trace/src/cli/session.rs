@@ -13,7 +13,7 @@ use crate::{
         TextOptions, TextSink, Unjudged, Watched,
     },
     probes::Verdict,
-    source::{Batch, Frame, SourceInfo, Stacks},
+    source::{Batch, Frame, SourceInfo, Stacks, live::StackLevel},
 };
 
 /// How long written lines may wait when the output is no terminal.
@@ -79,6 +79,7 @@ impl Session {
         let defaults = ModelOptions::default();
         let model = ModelOptions {
             stages: options.output.stages,
+            settled: info.settled,
             unseen: mirror::unseen(info),
             answer_timeout: judging.as_ref().map_or(defaults.answer_timeout, |judging| judging.answer_timeout),
             clock: Some(Box::new(mirror::clock())),
@@ -304,6 +305,6 @@ fn sink(options: &ConsumerOptions, info: &SourceInfo, output: Output, heads: boo
             let text = TextOptions { palette, columns, wrap, heads };
             Box::new(TextSink::new(output, clock, text))
         }
-        Format::Json => Box::new(JsonSink::new(output, clock, options.output.stacks)),
+        Format::Json => Box::new(JsonSink::new(output, clock, options.output.stacks != StackLevel::None)),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     recording::{self, Header, Target, Tee},
     source::{
         Source,
-        live::{self, LiveOptions},
+        live::{self, LiveOptions, StackLevel},
     },
 };
 
@@ -20,7 +20,7 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<d
     let source = live::open(&LiveOptions {
         topics: topics.to_vec(),
         // Who reads the recording may ask for them.
-        stacks: options.output.stacks || target.is_some(),
+        stacks: if target.is_some() { options.output.stacks.max(StackLevel::Rare) } else { options.output.stacks },
         buffer_size: options.live.buffer_size,
         verbose: options.live.verbose > 0,
         track_frees: options.live.track_frees,

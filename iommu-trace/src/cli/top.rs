@@ -27,7 +27,7 @@ use crate::{
     recording::{self, Header, Recording, Target, Tee},
     source::{
         self, Source,
-        live::{self, LiveOptions},
+        live::{self, LiveOptions, StackLevel},
     },
     tui::{
         engine::Engine,
@@ -144,7 +144,7 @@ impl Top {
         let target = self.live.from.record.as_deref().map(Target::new).transpose()?;
         let mut source = live::open(&LiveOptions {
             topics: topics.clone(),
-            stacks: !self.no_stacks,
+            stacks: if self.no_stacks { StackLevel::None } else { StackLevel::Rare },
             buffer_size: self.live.buffer_size,
             verbose: verbose > 0,
             track_frees: self.live.track_frees,
@@ -190,6 +190,7 @@ impl Top {
         let asked = Arc::clone(&processes);
         let fresh = move || {
             let options = ModelOptions {
+                settled: info.settled,
                 unseen: mirror::unseen(&info),
                 clock: Some(Box::new(mirror::clock())),
                 ..ModelOptions::default()

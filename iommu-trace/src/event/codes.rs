@@ -139,4 +139,4 @@ pub const FLAG_PASID_VALID: u32 = 1 << 0;
 /// `IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE`: the request ends its group.
 pub const FLAG_LAST_PAGE: u32 = 1 << 1;
 /// `IOMMU_FAULT_PAGE_REQ`: the only kind of fault that is answered.
-pub const FAULT_PAGE_REQ: u32 = 1;
+pub use iommu_trace_common::FAULT_PAGE_REQ;

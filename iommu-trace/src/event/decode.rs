@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use super::{
     Body, Change, Delivered, DeviceRef, DmaFault, DmaOp, DomainType, Event, FaultGroup, FileOp, HandleRef, Invalidate,
     IommufdOp, Lookup, ObjectOp, OwnerHint, PageResponse, Phase, ProbeId, Ptr, QueueOp, Report, SlotState, SlotWhat,
-    Sum, SvaOp, Task, Text,
+    SmmuFault, Sum, SvaOp, Task, Text,
 };
 
 /// Why bytes are no record.
@@ -121,6 +121,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
         (P::AmdPollEvents, _) | (P::DmarFault | P::AmdPrintEvent, Phase::Enter) | (P::VirtioEvents, Phase::Exit) => {
             Body::DmaFault(read::<record::DmaFault>(probe, payload)?.into())
         }
+        (P::SmmuEvents, _) => Body::SmmuFault(read::<record::SmmuFault>(probe, payload)?.into()),
         (P::IoPageFault, Phase::Enter) => {
             let raw = read::<record::IoPageFault>(probe, payload)?;
             Body::IoPageFault { device: raw.device.into(), iova: raw.iova, flags: raw.flags }
@@ -332,6 +333,21 @@ impl From<record::DmaFault> for DmaFault {
             read: raw.read != 0,
             pasid: (raw.pasid != NO_ID).then_some(raw.pasid),
             status: raw.status,
+        }
+    }
+}
+
+impl From<record::SmmuFault> for SmmuFault {
+    fn from(raw: record::SmmuFault) -> Self {
+        SmmuFault {
+            device: raw.device.into(),
+            smmu: Ptr(raw.smmu),
+            unit: Text::from_kernel(raw.unit),
+            stream: raw.stream,
+            addr: raw.addr,
+            kind: raw.kind,
+            pasid: (raw.pasid != NO_ID).then_some(raw.pasid),
+            flags: raw.flags,
         }
     }
 }

@@ -6,7 +6,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::{
     Body, Change, Delivered, DeviceRef, DmaFault, DmaOp, Event, FaultGroup, FileOp, HandleRef, Invalidate, IommufdOp,
-    Lookup, ObjectOp, OwnerHint, PageResponse, Phase, ProbeId, Report, SlotState, SlotWhat, SvaOp,
+    Lookup, ObjectOp, OwnerHint, PageResponse, Phase, ProbeId, Report, SlotState, SlotWhat, SmmuFault, SvaOp,
 };
 
 /// An event that no record tells: losses are counted beside the ring.
@@ -65,6 +65,7 @@ pub fn encode_body(event: &Event, out: &mut Vec<u8>) -> Result<(), NoRecord> {
             put(out, &record::Domain { domain: domain.0, domain_type: domain_type.0, owner: owner_of(*owner) });
         }
         Body::DmaFault(fault) => put(out, &dma_fault(fault)),
+        Body::SmmuFault(fault) => put(out, &smmu_fault(fault)),
         Body::IoPageFault { device: seen, iova, flags } => {
             put(out, &record::IoPageFault { device: device(seen), iova: *iova, flags: *flags, pad: 0 });
         }
@@ -243,6 +244,19 @@ fn dma_fault(fault: &DmaFault) -> record::DmaFault {
         read: u32::from(fault.read),
         pasid: id(fault.pasid),
         status: fault.status,
+    }
+}
+
+fn smmu_fault(fault: &SmmuFault) -> record::SmmuFault {
+    record::SmmuFault {
+        device: device(&fault.device),
+        smmu: fault.smmu.0,
+        addr: fault.addr,
+        unit: fault.unit.0,
+        stream: fault.stream,
+        kind: fault.kind,
+        pasid: id(fault.pasid),
+        flags: fault.flags,
     }
 }
 

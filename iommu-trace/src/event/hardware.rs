@@ -1,6 +1,6 @@
 //! What IOMMUs do and report: unrecoverable faults, map and unmap, invalidation.
 
-use super::Ptr;
+use super::{DeviceRef, Name, Ptr};
 
 /// A record of VT-d's fault recording registers, an entry of AMD-Vi's event log or an event of virtio-iommu; the probe
 /// tells which.
@@ -22,6 +22,27 @@ pub struct DmaFault {
     pub pasid: Option<u32>,
     /// VT-d: the fault status register. Others: the event's flags.
     pub status: u32,
+}
+
+/// A record of SMMUv3's event queue: a transaction that it refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SmmuFault {
+    /// The device that has this stream, by the driver's own table.
+    pub device: DeviceRef,
+    /// The `struct arm_smmu_device`.
+    pub smmu: Ptr,
+    /// The unit's name in `/sys/class/iommu`.
+    pub unit: Name,
+    /// The stream id.
+    pub stream: u32,
+    /// The input address; 0 for events that have none.
+    pub addr: u64,
+    /// The event's number (Arm SMMUv3 specification, 7.3).
+    pub kind: u32,
+    /// The substream id where the transaction had one.
+    pub pasid: Option<u32>,
+    /// The upper half of the record's second word.
+    pub flags: u32,
 }
 
 /// Return of a map or unmap.

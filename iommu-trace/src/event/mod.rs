@@ -18,7 +18,7 @@ pub use codes::*;
 pub use decode::{DecodeError, decode, decode_body};
 pub use encode::{NoRecord, encode, encode_body};
 pub use fault::*;
-pub use hardware::{DmaFault, DmaOp, Invalidate};
+pub use hardware::{DmaFault, DmaOp, Invalidate, SmmuFault};
 pub use snapshot::{SlotState, SlotWhat};
 pub use sum::Sum;
 pub use types::*;

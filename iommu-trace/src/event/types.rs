@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     Comm, Delivered, DmaFault, DmaOp, DomainType, FaultGroup, FileOp, Invalidate, Name, OwnerHint, PageResponse, Ptr,
-    Report, SlotState, Sum,
+    Report, SlotState, SmmuFault, Sum,
 };
 
 /// The task and CPU that an event happened on.
@@ -215,8 +215,10 @@ pub enum Body {
         /// What its cookie says of its owner.
         owner: OwnerHint,
     },
-    /// An unrecoverable fault that VT-d recorded.
+    /// An unrecoverable fault that VT-d, AMD-Vi or virtio-iommu recorded.
     DmaFault(DmaFault),
+    /// An event of SMMUv3's queue.
+    SmmuFault(SmmuFault),
     /// The `iommu:io_page_fault` tracepoint: an unrecoverable fault of another driver.
     IoPageFault {
         /// The device.

@@ -8,7 +8,7 @@ use btf_rs::{Btf, BtfType, Struct, Type};
 /// The module that may come and go while it is traced.
 pub const MODULE: &str = "iommufd";
 /// All modules whose functions and types are of interest when they are not built in.
-const MODULES: [&str; 4] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu"];
+const MODULES: [&str; 5] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu", "arm_smmu_v3"];
 /// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
 
@@ -164,14 +164,17 @@ impl Types {
     }
 
     /// The byte offset of a member, `path` having dots between nested members; `None` when this kernel lacks it.
-    /// Members of anonymous structures and unions count as the structure's own, as in C.
+    /// Members of anonymous structures and unions count as the structure's own, as in C. Of several structures of one name,
+    /// which C allows in different files, `NAME with MEMBER` is the one that has the member.
     #[must_use]
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        let (name, with) = structure.split_once(" with ").map_or((structure, None), |(name, with)| (name, Some(with)));
         self.all().find_map(|btf| {
-            btf.resolve_types_by_name(structure)
+            btf.resolve_types_by_name(name)
                 .ok()?
                 .into_iter()
                 .filter_map(as_struct)
+                .filter(|ty| with.is_none_or(|with| member(btf, ty, with, 0).is_some()))
                 .find_map(|ty| offset_in(btf, &ty, path))
         })
     }

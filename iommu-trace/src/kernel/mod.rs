@@ -16,7 +16,7 @@ use std::{
 
 use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
 
-use crate::model::Features;
+use crate::{event::FAULT_PAGE_REQ, model::Features};
 
 pub use btf::{AttachTarget, MODULE, Prototype, TargetKind, Types};
 pub use late::{Presence, in_use};
@@ -89,16 +89,20 @@ impl Kernel {
             cookie_iommufd: cookie("IOMMU_COOKIE_IOMMUFD"),
             cookie_sva: cookie("IOMMU_COOKIE_SVA"),
             object_device: self.types.enumerator("iommufd_object_type", "IOMMUFD_OBJ_DEVICE").unwrap_or(NO_ID),
-            stacks: u32::from(asked.stacks),
+            stacks: asked.stacks,
             iommufd_pasid_arg: u32::from(arguments(ProbeId::IommufdAttach) >= 3),
             attach_pasid_handle_arg: u32::from(arguments(ProbeId::AttachDevicePasid) >= 4),
             tagged_slots: u32::from(self.features().tagged_slots),
             xa_chunk_shift: self.types.array_len("xa_node", "slots").unwrap_or(64).max(1).ilog2(),
+            direct: u32::from(asked.direct),
             track_frees: u32::from(asked.track_frees),
             sums: u32::from(asked.sums),
             amd_flush_last: u32::from(arguments(ProbeId::AmdFlushPages) >= 4),
             late: u32::from(self.iommufd_is_modular()),
             desc_state_size: self.types.size("vring_desc_state_split").unwrap_or(0),
+            // The probe plan knows.
+            amd_wait_void: 0,
+            page_request: self.types.enumerator("iommu_fault_type", "IOMMU_FAULT_PAGE_REQ").unwrap_or(FAULT_PAGE_REQ),
         }
     }
 }
@@ -106,8 +110,10 @@ impl Kernel {
 /// What the BPF programs are asked for, whatever the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Kernel stacks.
-    pub stacks: bool,
+    /// Whose kernel stacks, one of [`iommu_trace_common::stacks`].
+    pub stacks: u32,
+    /// To read by loads of which the verifier knows the types.
+    pub direct: bool,
     /// The frees of handles and fault groups.
     pub track_frees: bool,
     /// Hot functions summed up.
@@ -180,6 +186,15 @@ impl crate::probes::Machine for Kernel {
 
     fn awaited(&self, _function: &str) -> Option<&str> {
         self.awaits_iommufd().then_some(MODULE)
+    }
+
+    fn has_fentry(&self) -> bool {
+        // What BPF trampolines are attached by (kernel/bpf/trampoline.c): arm64 has it from 6.4 on.
+        self.types.vmlinux_has_function("register_ftrace_direct")
+    }
+
+    fn copy_of(&self, function: &str) -> Option<String> {
+        Symbols::copy_of(function)
     }
 
     fn kprobes_refused(&self) -> Option<String> {

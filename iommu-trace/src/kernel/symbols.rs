@@ -40,6 +40,14 @@ impl Symbols {
         File::open(KALLSYMS).and_then(|table| find(table, name)).unwrap_or(Address::Hidden)
     }
 
+    /// The one copy that the compiler has left of a function of the running kernel, with its result or arguments changed
+    /// (`NAME.isra.0`); `None` where the function itself is there, where there are several or none, and where addresses are
+    /// hidden from this user.
+    #[must_use]
+    pub fn copy_of(name: &str) -> Option<String> {
+        find_copy(File::open(KALLSYMS).ok()?, name)
+    }
+
     /// Reads a symbol table in the format of `/proc/kallsyms`. Lines that make no sense are passed over.
     pub fn parse(reader: impl Read) -> std::io::Result<Symbols> {
         let mut table = Vec::new();
@@ -104,6 +112,29 @@ fn find(table: impl Read, name: &str) -> std::io::Result<Address> {
     Ok(Address::Absent)
 }
 
+fn find_copy(table: impl Read, name: &str) -> Option<String> {
+    let mut lines = BufReader::with_capacity(1 << 16, table);
+    let mut line = Vec::new();
+    let mut copies = Vec::new();
+    while lines.read_until(b'\n', &mut line).ok()? > 0 {
+        if let Some(symbol) = parse_line(&line)
+            && symbol.is_text
+            && symbol.addr != 0
+            && let Some(rest) = symbol.name.strip_prefix(name)
+        {
+            if rest.is_empty() {
+                return None;
+            }
+            // Its seldom half (`.cold`) is no function of its own.
+            if rest.strip_prefix(".isra.").is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())) {
+                copies.push(symbol.name.to_owned());
+            }
+        }
+        line.clear();
+    }
+    if copies.len() == 1 { copies.pop() } else { None }
+}
+
 struct Line<'a> {
     addr: u64,
     is_text: bool,
@@ -150,6 +181,15 @@ nonsense
         assert_eq!(find("iommu_map"), Address::At(0xffff_ffff_8100_0100));
         assert_eq!(find("iommu"), Address::Absent);
         assert_eq!(find("hidden"), Address::Hidden);
+    }
+
+    #[test]
+    fn a_copy_is_found_where_it_is_the_only_one_and_stands_for_the_function() {
+        let table = "ff00 t wait.isra.0\nff08 t wait.isra.0.cold\nff10 t wait_on\nff20 t other\nff30 t other.isra.0\nff40 t two.isra.0\nff50 t two.isra.1\n\
+                     ff60 t part.part.0\n0000 t hidden.isra.0\n";
+        let copy = |name| find_copy(table.as_bytes(), name);
+        assert_eq!(copy("wait").as_deref(), Some("wait.isra.0"));
+        assert_eq!([copy("wait_on"), copy("other"), copy("two"), copy("part"), copy("hidden")], [const { None }; 5]);
     }
 
     #[test]

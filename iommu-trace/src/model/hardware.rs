@@ -5,7 +5,7 @@ use super::{
     effects::Effects,
     span::{DmaFaultSpan, DmaSpan, FlushSpan, InvalidateSpan, Span, SpanKind, SumSpan, Summed},
 };
-use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId, Sum};
+use crate::event::{DeviceRef, DmaFault, DmaOp, Event, Invalidate, Name, ProbeId, Ptr, SmmuFault, Sum};
 
 impl Model {
     pub(super) fn dma_fault(&mut self, event: &Event, fault: &DmaFault, effects: &mut Effects) {
@@ -26,6 +26,27 @@ impl Model {
             access,
             reason: Some(fault.reason),
             flags,
+            pasid: fault.pasid,
+            function: event.probe.function(),
+        };
+        self.tell_event(event, SpanKind::DmaFault(span), effects);
+    }
+
+    pub(super) fn smmu_fault(&mut self, event: &Event, fault: &SmmuFault, effects: &mut Effects) {
+        let known = fault.device.ptr != Ptr(0);
+        if known {
+            self.mirror.learn(&fault.device);
+        }
+        let span = DmaFaultSpan {
+            iommu: (!fault.unit.is_empty()).then(|| fault.unit.to_string()),
+            group: if known { self.mirror.group_id(&fault.device) } else { None },
+            device: (!fault.device.name.is_empty()).then_some(fault.device.name),
+            // Firmware says which stream a device has; that of a PCI device need not be its requester id.
+            source_id: Some(format!("{:#x}", fault.stream)),
+            addr: fault.addr,
+            access: smmu_access(fault.kind, fault.flags),
+            reason: Some(fault.kind),
+            flags: Some(fault.flags),
             pasid: fault.pasid,
             function: event.probe.function(),
         };
@@ -170,6 +191,18 @@ fn virtio_access(flags: u32) -> &'static str {
     match (flags & READ, flags & WRITE) {
         (_, WRITE) => "write",
         (READ, _) => "read",
+        _ => "unknown",
+    }
+}
+
+/// The access by an event of SMMUv3 (its specification, 7.3), where that kind of event tells it: those of a stream's
+/// configuration do not.
+fn smmu_access(kind: u32, flags: u32) -> &'static str {
+    const READ: u32 = 1 << 3;
+    // F_UUT, F_TRANSL_FORBIDDEN, F_WALK_EABT, F_TRANSLATION to F_PERMISSION, F_TLB_CONFLICT.
+    match (kind, flags & READ) {
+        (0x01 | 0x07 | 0x0b | 0x10..=0x13 | 0x20, 0) => "write",
+        (0x01 | 0x07 | 0x0b | 0x10..=0x13 | 0x20, _) => "read",
         _ => "unknown",
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Model, ProbeSet,
+    Model, ModelOptions, ProbeSet,
     effects::Effects,
     rules::{RuleId, RuleSet},
     violation::{Evidence, Severity, Subject, Violation},
@@ -143,11 +143,20 @@ pub(super) struct Judge {
     pub snapshot: u64,
     /// Until when calls may be running that were entered before the trace.
     pub settled: u64,
+    /// None of them changes a slot.
+    slots_settled: bool,
 }
 
 impl Judge {
-    pub fn new(rules: RuleSet, unseen: ProbeSet) -> Self {
-        Judge { rules, losses: Losses::new(unseen), judgements: Judgements::default(), snapshot: 0, settled: 0 }
+    pub fn new(options: &ModelOptions) -> Self {
+        Judge {
+            rules: options.rules,
+            losses: Losses::new(options.unseen),
+            judgements: Judgements::default(),
+            snapshot: 0,
+            settled: 0,
+            slots_settled: options.settled,
+        }
     }
 
     pub fn wants(&self, rule: RuleId) -> bool {
@@ -161,7 +170,8 @@ impl Judge {
         }
         let ts = event.map_or(now, |event| event.ts);
         // What the snapshot told may be changed by a call that was entered before the trace.
-        let unsettled = (ts < self.settled && breach.known_since <= self.snapshot).then_some(Doubt::Beginning);
+        let unsettled = !self.slots_settled && ts < self.settled && breach.known_since <= self.snapshot;
+        let unsettled = unsettled.then_some(Doubt::Beginning);
         let doubt = breach.doubt.or_else(|| self.losses.doubt(rule.needs, breach.known_since)).or(unsettled);
         if let Some(doubt) = doubt {
             *self.judgements.unjudged.entry((breach.rule, doubt)).or_default() += 1;

@@ -77,8 +77,8 @@ use self::{
 };
 use crate::event::{Body, Event, IommufdOp, Phase, Ptr, SvaOp};
 
-/// How long after a loss a call that began in it is taken to be running.
-const IN_FLIGHT_NS: u64 = 100_000_000;
+/// How long after a loss, or after the beginning of a trace, a call that was entered before is taken to be running.
+pub const IN_FLIGHT_NS: u64 = 100_000_000;
 
 /// From `begin` to `now`; an untrusted recording may run backwards.
 fn since(now: u64, begin: u64) -> u64 {
@@ -111,7 +111,7 @@ impl Model {
     #[must_use]
     pub fn new(features: Features, options: ModelOptions) -> Self {
         Model {
-            judge: Judge::new(options.rules, options.unseen),
+            judge: Judge::new(&options),
             features,
             options,
             calls: Calls::default(),
@@ -171,6 +171,7 @@ impl Model {
             Body::Device(device) => self.device_seen(event, device, effects),
             Body::Domain { domain, domain_type, .. } => self.domain_freed(event, *domain, *domain_type, effects),
             Body::DmaFault(fault) => self.dma_fault(event, fault, effects),
+            Body::SmmuFault(fault) => self.smmu_fault(event, fault, effects),
             Body::IoPageFault { device, iova, flags } => self.io_page_fault(event, device, *iova, *flags, effects),
             Body::Interrupt { .. } => self.interrupts.seen(event),
             Body::Dma(op) => self.dma(event, op, effects),

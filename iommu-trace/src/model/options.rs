@@ -73,6 +73,8 @@ pub struct ModelOptions {
     pub answer_timeout: Duration,
     /// Probes of functions that this kernel has and that are not attached: nothing is known of their calls.
     pub unseen: ProbeSet,
+    /// Whether no slot was being changed when the trace began; else what the snapshot told is not certain for a while.
+    pub settled: bool,
     /// Times the mirror's own look-ups; `None` leaves them untimed.
     pub clock: Option<Clock>,
     /// The rules that are judged: those of the merged design unless told otherwise.
@@ -85,6 +87,7 @@ impl Default for ModelOptions {
             stages: false,
             answer_timeout: Duration::from_secs(10),
             unseen: ProbeSet::NONE,
+            settled: false,
             clock: None,
             rules: RuleSet::default(),
         }
@@ -97,6 +100,7 @@ impl fmt::Debug for ModelOptions {
             .field("stages", &self.stages)
             .field("answer_timeout", &self.answer_timeout)
             .field("unseen", &self.unseen)
+            .field("settled", &self.settled)
             .field("clock", &self.clock.is_some())
             .field("rules", &self.rules)
             .finish()

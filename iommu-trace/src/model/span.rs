@@ -491,13 +491,13 @@ pub struct DomainSpan {
 /// An unrecoverable fault.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DmaFaultSpan {
-    /// The IOMMU, as `dmarN`, `ivhdN` or `virtioN`; absent where the kernel does not say.
+    /// The IOMMU, as `dmarN`, `ivhdN`, `virtioN` or `smmu3.ADDRESS`; absent where the kernel does not say.
     pub iommu: Option<String>,
     /// The group's number, where known.
     pub group: Option<u32>,
     /// The device, where the kernel or the requester id tells.
     pub device: Option<Name>,
-    /// Requester id as bus:device.function.
+    /// Requester id as bus:device.function; SMMUv3's stream id in hexadecimal.
     pub source_id: Option<String>,
     /// Faulting address.
     #[serde(serialize_with = "hex")]
@@ -506,7 +506,7 @@ pub struct DmaFaultSpan {
     pub access: &'static str,
     /// The hardware's reason number.
     pub reason: Option<u32>,
-    /// The flags of AMD-Vi's or virtio-iommu's event, as their specifications have them.
+    /// The flags of AMD-Vi's, virtio-iommu's or SMMUv3's event, as their specifications have them.
     pub flags: Option<u32>,
     /// PASID where the request had one.
     pub pasid: Option<u32>,

@@ -9,8 +9,14 @@ use crate::model::span::Topic;
 pub enum Reach {
     /// A function of vmlinux: fentry and fexit.
     Vmlinux,
-    /// A function that may be in a module: fentry and fexit when it is built in, else kprobe and kretprobe.
+    /// A function of vmlinux or of a driver's module: fentry and fexit; kprobe and kretprobe where it is in a module, and
+    /// where this kernel has no fentry.
     Either,
+    /// A function of vmlinux: fentry and fexit; kprobe and kretprobe where the compiler has left one copy of it alone, which
+    /// takes the same arguments and returns nothing.
+    Copied,
+    /// A function of iommufd: as [`Reach::Either`], and the module may come and go.
+    Iommufd,
     /// A tracepoint, by BTF.
     Tracepoint,
     /// A tracepoint whose arguments BTF cannot type: as bare numbers.
@@ -28,6 +34,8 @@ pub struct Probe {
     pub enter: bool,
     /// Whether there is a program at its return.
     pub exit: bool,
+    /// Whether the one at its return needs the arguments, which its kprobe has to keep for its kretprobe.
+    pub keeps: bool,
     /// How it is reached.
     pub reach: Reach,
     /// The topic it belongs to.
@@ -73,11 +81,17 @@ pub struct Wanted {
 }
 
 impl Probe {
+    /// Whether it has a kprobe form.
+    #[must_use]
+    pub fn has_kprobes(&self) -> bool {
+        matches!(self.reach, Reach::Either | Reach::Copied | Reach::Iommufd)
+    }
+
     /// Whether its function is iommufd's, which may be a module that comes and goes. A driver's module stays while its IOMMU is
     /// at work.
     #[must_use]
     pub fn comes_and_goes(&self) -> bool {
-        self.reach == Reach::Either && self.driver.is_empty()
+        self.reach == Reach::Iommufd
     }
 
     /// Whether its programs at the entry have nothing to do when calls are summed up: no duration is taken.
@@ -112,6 +126,7 @@ macro_rules! catalogue {
             stem: $stem,
             enter: catalogue!(@has enter $($phase)+),
             exit: catalogue!(@has exit $($phase)+),
+            keeps: catalogue!(@has keeps $($phase)+),
             reach: Reach::$reach,
             topic: Topic::$topic,
             also: &[$(Topic::$also),*],
@@ -125,6 +140,7 @@ macro_rules! catalogue {
     };
     (@has enter enter $($rest:ident)*) => { true };
     (@has exit exit $($rest:ident)*) => { true };
+    (@has keeps keeps $($rest:ident)*) => { true };
     (@has $what:ident $other:ident $($rest:ident)*) => { catalogue!(@has $what $($rest)*) };
     (@has $what:ident) => { false };
     (@purpose) => { Purpose::Topic };
@@ -134,16 +150,16 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    AttachDevice "attach_device" [enter exit] Vmlinux Attach;
+    AttachDevice "attach_device" [enter exit] Either Attach;
         kernels "all"; cost "attaches by iommu_attach_device are seen as a bare change of domain";
         "int iommu_attach_device(struct iommu_domain *domain, struct device *dev)"
-    DetachDevice "detach_device" [enter exit] Vmlinux Attach;
+    DetachDevice "detach_device" [enter exit] Either Attach;
         kernels "all"; cost "detaches by iommu_detach_device are seen as a bare change of domain";
         "void iommu_detach_device(struct iommu_domain *domain, struct device *dev)"
-    AttachGroup "attach_group" [enter exit] Vmlinux Attach, essential true;
+    AttachGroup "attach_group" [enter exit] Either Attach, essential true;
         kernels "all"; cost "attaches of whole groups (VFIO containers, iommufd before 6.15) are not seen";
         "int iommu_attach_group(struct iommu_domain *domain, struct iommu_group *group)"
-    DetachGroup "detach_group" [enter exit] Vmlinux Attach, essential true;
+    DetachGroup "detach_group" [enter exit] Either Attach, essential true;
         kernels "all"; cost "detaches of whole groups are not seen";
         "void iommu_detach_group(struct iommu_domain *domain, struct iommu_group *group)"
     AttachGroupHandle "attach_group_handle" [enter exit] Vmlinux Attach + Fault;
@@ -170,19 +186,19 @@ catalogue! {
     AttachHandleGet "attach_handle_get" [exit] Vmlinux Fault + Attach;
         kernels "6.11 on"; cost "faults have no look-up time, handle or device id";
         "struct iommu_attach_handle *iommu_attach_handle_get(struct iommu_group *group, ioasid_t pasid, unsigned int type)"
-    ReportDeviceFault "report_device_fault" [enter exit] Vmlinux Fault;
+    ReportDeviceFault "report_device_fault" [enter exit keeps] Either Fault;
         kernels "all with an IOPF-capable driver"; cost "I/O page faults are not seen";
         "int iommu_report_device_fault(struct device *dev, struct iopf_fault *evt)"
-    IommufdIopfHandler "iommufd_handler" [enter] Either Fault;
+    IommufdIopfHandler "iommufd_handler" [enter] Iommufd Fault;
         kernels "6.11 on, with iommufd"; cost "faults have no handler time; their group is found late";
         "int iommufd_fault_iopf_handler(struct iopf_group *group)"
     SvaIopfHandler "sva_handler" [enter] Vmlinux Fault;
         kernels "6.8 on with SVA (gone from 6.12.64 on, on x86)"; cost "SVA faults have no handler time; their group is found late";
         "int iommu_sva_iopf_handler(struct iopf_group *group)"
-    FaultRead "fault_read" [enter exit] Either Fault;
+    FaultRead "fault_read" [enter exit keeps] Iommufd Fault;
         kernels "6.11 on, with iommufd"; cost "it is not seen when user space learns of a fault";
         "ssize_t iommufd_fault_fops_read(struct file *filep, char *buf, size_t count, loff_t *ppos)"
-    FaultWrite "fault_write" [enter exit] Either Fault;
+    FaultWrite "fault_write" [enter exit keeps] Iommufd Fault;
         kernels "6.11 on, with iommufd"; cost "it is not told who answered a fault";
         "ssize_t iommufd_fault_fops_write(struct file *filep, const char *buf, size_t count, loff_t *ppos)"
     GroupResponse "group_response" [enter] Vmlinux Fault;
@@ -194,7 +210,7 @@ catalogue! {
     GroupDequeue "group_dequeue" [enter] Vmlinux Fault;
         kernels "7.0 on, 6.12.114 on"; cost "nothing where the handler is known";
         "void iopf_group_dequeue(struct iopf_group *group)"
-    MockPageResponse "mock_page_response" [enter] Either Fault;
+    MockPageResponse "mock_page_response" [enter] Iommufd Fault;
         kernels "with CONFIG_IOMMUFD_TEST"; cost "responses to the test device are seen in the core only";
         "void mock_domain_page_response(struct device *dev, struct iopf_fault *evt, struct iommu_page_response *msg)"
     IntelPageResponse "intel_page_response" [enter] Vmlinux Fault, driver "dmar";
@@ -206,49 +222,49 @@ catalogue! {
     SmmuPageResponse "smmu_page_response" [enter] Either Fault, driver "smmu3";
         kernels "with SMMUv3"; cost "responses by SMMUv3 are seen in the core only; those of error paths not at all";
         "void arm_smmu_page_response(struct device *dev, struct iopf_fault *unused, struct iommu_page_response *resp)"
-    QueueAddDevice "queue_add_device" [exit] Vmlinux Fault;
+    QueueAddDevice "queue_add_device" [exit keeps] Either Fault;
         kernels "all with IOPF"; cost "it is not seen when a device may raise page faults";
         "int iopf_queue_add_device(struct iopf_queue *queue, struct device *dev)"
-    QueueRemoveDevice "queue_remove_device" [enter exit] Vmlinux Fault;
+    QueueRemoveDevice "queue_remove_device" [enter exit keeps] Either Fault;
         kernels "all with IOPF"; cost "it is not seen when a device leaves its fault queue";
         "void iopf_queue_remove_device(struct iopf_queue *queue, struct device *dev)"
-    QueueFlushDev "queue_flush_dev" [exit] Vmlinux Fault;
+    QueueFlushDev "queue_flush_dev" [exit keeps] Either Fault;
         kernels "all with IOPF"; cost "flushes of a device's faults are not seen";
         "int iopf_queue_flush_dev(struct device *dev)"
-    QueueDiscardPartial "queue_discard_partial" [exit] Vmlinux Fault;
+    QueueDiscardPartial "queue_discard_partial" [exit keeps] Either Fault;
         kernels "all with IOPF"; cost "it is not seen when an overflow drops partial faults";
         "int iopf_queue_discard_partial(struct iopf_queue *queue)"
-    QueueFree "queue_free" [enter] Vmlinux Fault;
+    QueueFree "queue_free" [enter] Either Fault;
         kernels "all with IOPF"; cost "the end of a fault queue is not seen";
         "void iopf_queue_free(struct iopf_queue *queue)"
-    AutoResponse "auto_response" [enter exit] Either Fault;
+    AutoResponse "auto_response" [enter exit] Iommufd Fault;
         kernels "6.11 on, with iommufd"; cost "it is not told that iommufd answered a fault by itself";
         "void iommufd_auto_response_faults(struct iommufd_hw_pagetable *hwpt, struct iommufd_attach_handle *handle)"
-    FaultDestroy "fault_destroy" [enter exit] Either Iommufd + Fault;
+    FaultDestroy "fault_destroy" [enter exit] Iommufd Iommufd + Fault;
         kernels "6.11 on, with iommufd"; cost "the end of an iommufd fault queue is not seen";
         "void iommufd_fault_destroy(struct iommufd_object *obj)"
-    SvaBind "sva_bind" [enter exit] Vmlinux Sva + Attach;
+    SvaBind "sva_bind" [enter exit keeps] Either Sva + Attach;
         kernels "with SVA"; cost "SVA binds are not seen";
         "struct iommu_sva *iommu_sva_bind_device(struct device *dev, struct mm_struct *mm)"
-    SvaUnbind "sva_unbind" [enter exit] Vmlinux Sva + Attach;
+    SvaUnbind "sva_unbind" [enter exit] Either Sva + Attach;
         kernels "with SVA"; cost "SVA unbinds are not seen";
         "void iommu_sva_unbind_device(struct iommu_sva *handle)"
-    IommufdBind "iommufd_bind" [enter exit] Either Iommufd + Attach;
+    IommufdBind "iommufd_bind" [enter exit] Iommufd Iommufd + Attach;
         kernels "6.2 on, with iommufd"; cost "devices are not seen to be bound to iommufd";
         "struct iommufd_device *iommufd_device_bind(struct iommufd_ctx *ictx, struct device *dev, u32 *id)"
-    IommufdUnbind "iommufd_unbind" [enter exit] Either Iommufd + Attach;
+    IommufdUnbind "iommufd_unbind" [enter exit] Iommufd Iommufd + Attach;
         kernels "6.2 on, with iommufd"; cost "devices are not seen to be unbound from iommufd";
         "void iommufd_device_unbind(struct iommufd_device *idev)"
-    IommufdAttach "iommufd_attach" [enter exit] Either Iommufd + Attach;
+    IommufdAttach "iommufd_attach" [enter exit] Iommufd Iommufd + Attach;
         kernels "6.2 on, with iommufd"; cost "plain attaches by iommufd before 6.15 have no owner and device id";
         "int iommufd_device_attach(struct iommufd_device *idev, ioasid_t pasid, u32 *pt_id)"
-    IommufdReplace "iommufd_replace" [enter exit] Either Iommufd + Attach;
+    IommufdReplace "iommufd_replace" [enter exit] Iommufd Iommufd + Attach;
         kernels "6.3 on, with iommufd"; cost "plain replaces by iommufd before 6.15 have no owner and device id";
         "int iommufd_device_replace(struct iommufd_device *idev, ioasid_t pasid, u32 *pt_id)"
-    IommufdDetach "iommufd_detach" [enter exit] Either Iommufd + Attach;
+    IommufdDetach "iommufd_detach" [enter exit] Iommufd Iommufd + Attach;
         kernels "6.2 on, with iommufd"; cost "detaches by iommufd may have no owner and device id";
         "void iommufd_device_detach(struct iommufd_device *idev, ioasid_t pasid)"
-    IommufdDeviceDestroy "iommufd_destroy" [enter exit] Either Iommufd + Attach;
+    IommufdDeviceDestroy "iommufd_destroy" [enter exit] Iommufd Iommufd + Attach;
         kernels "6.2 on, with iommufd"; cost "the end of an iommufd device is not seen";
         "void iommufd_device_destroy(struct iommufd_object *obj)"
     DeviceAdd "device_add" [enter] Tracepoint Attach;
@@ -257,7 +273,7 @@ catalogue! {
     DeviceRemove "device_remove" [enter] Tracepoint Attach;
         kernels "all"; cost "devices are not seen to leave groups";
         "(int group_id, struct device *dev)"
-    DomainFree "domain_free" [enter] Vmlinux Attach;
+    DomainFree "domain_free" [enter] Either Attach;
         kernels "all"; cost "domains are not seen to be freed";
         "void iommu_domain_free(struct iommu_domain *domain)"
     ResetPrepare "reset_prepare" [enter exit] Vmlinux Reset;
@@ -281,25 +297,28 @@ catalogue! {
     VirtioEvents "virtio_events" [enter exit] Either Fault, driver "virtio_iommu";
         kernels "with virtio-iommu"; cost "unrecoverable DMA faults of virtio-iommu are not seen";
         "void viommu_event_handler(struct virtqueue *vq)"
-    Map "map" [enter exit] Vmlinux Dma;
+    SmmuEvents "smmu_events" [enter exit] Either Fault, driver "smmu3";
+        kernels "with SMMUv3"; cost "unrecoverable DMA faults of SMMUv3 are not seen";
+        "static irqreturn_t arm_smmu_evtq_thread(int irq, void *dev)"
+    Map "map" [enter exit keeps] Either Dma;
         kernels "all"; cost "mappings are not seen";
         "int iommu_map(struct iommu_domain *domain, unsigned long iova, phys_addr_t paddr, size_t size, int prot, gfp_t gfp)"
-    MapSg "map_sg" [enter exit] Vmlinux Dma;
+    MapSg "map_sg" [enter exit keeps] Either Dma;
         kernels "all"; cost "scatter-gather mappings are not seen";
         "ssize_t iommu_map_sg(struct iommu_domain *domain, unsigned long iova, struct scatterlist *sg, unsigned int nents, int prot, gfp_t gfp)"
     MapNosync "map_nosync" [enter exit] Vmlinux Dma;
         kernels "6.16 on"; cost "mappings that are synced later are not seen";
         "int iommu_map_nosync(struct iommu_domain *domain, unsigned long iova, phys_addr_t paddr, size_t size, int prot, gfp_t gfp)"
-    Unmap "unmap" [enter exit] Vmlinux Dma;
+    Unmap "unmap" [enter exit keeps] Either Dma;
         kernels "all"; cost "unmappings are not seen";
         "size_t iommu_unmap(struct iommu_domain *domain, unsigned long iova, size_t size)"
-    UnmapFast "unmap_fast" [enter exit] Vmlinux Dma;
+    UnmapFast "unmap_fast" [enter exit keeps] Either Dma;
         kernels "all"; cost "unmappings that are flushed later are not seen";
         "size_t iommu_unmap_fast(struct iommu_domain *domain, unsigned long iova, size_t size, struct iommu_iotlb_gather *iotlb_gather)"
     QiSubmitSync "qi_submit_sync" [enter exit] Vmlinux Invalidate, driver "dmar";
         kernels "with VT-d"; cost "VT-d's invalidations are not seen";
         "int qi_submit_sync(struct intel_iommu *iommu, struct qi_desc *desc, unsigned int count, unsigned long options)"
-    AmdCompletionWait "amd_completion_wait" [enter exit] Vmlinux Invalidate, driver "ivhd";
+    AmdCompletionWait "amd_completion_wait" [enter exit keeps] Copied Invalidate, driver "ivhd";
         kernels "with AMD-Vi"; cost "AMD-Vi's invalidations are not seen";
         "int iommu_completion_wait(struct amd_iommu *iommu)"
     CacheTagFlushRange "flush_range" [enter exit] Vmlinux Invalidate, driver "dmar";
@@ -314,7 +333,7 @@ catalogue! {
     PrqEventThread "prq_event_thread" [enter exit] Vmlinux Fault, driver "dmar";
         kernels "with VT-d"; cost "how long a page request waited between VT-d's interrupt and its report is not known";
         "irqreturn_t prq_event_thread(int irq, void *d)"
-    GroupShowType "group_show_type" [enter] Vmlinux Attach, purpose Snapshot;
+    GroupShowType "group_show_type" [enter] Either Attach, purpose Snapshot;
         kernels "all"; cost "what was attached before is not known";
         "ssize_t iommu_group_show_type(struct iommu_group *group, char *buf)"
     Kfree "kfree" [enter] RawTracepoint Attach, purpose Frees;

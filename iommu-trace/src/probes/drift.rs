@@ -49,7 +49,7 @@ impl Comparison {
 fn drift(probe: &Probe, types: &Types) -> Drift {
     let function = probe.id.function();
     let there = match probe.reach {
-        Reach::Vmlinux | Reach::Either => types.prototype(function),
+        Reach::Vmlinux | Reach::Either | Reach::Copied | Reach::Iommufd => types.prototype(function),
         Reach::Tracepoint | Reach::RawTracepoint => types.tracepoint_prototype(function),
     };
     match there {

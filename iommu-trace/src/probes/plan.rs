@@ -59,6 +59,8 @@ pub struct Planned {
     pub verdict: Verdict,
     /// Why, unless it is well.
     pub reason: Option<String>,
+    /// The symbol to attach to, where it is not the function's name.
+    pub symbol: Option<String>,
 }
 
 /// The plan: one entry for each row of the catalogue.
@@ -72,6 +74,14 @@ pub trait Machine {
     /// The module that this function will be in, when that is not loaded.
     fn awaited(&self, _function: &str) -> Option<&str> {
         None
+    }
+    /// The symbol of the compiler's only copy of a function that is not there itself.
+    fn copy_of(&self, _function: &str) -> Option<String> {
+        None
+    }
+    /// Whether this kernel attaches fentry and fexit.
+    fn has_fentry(&self) -> bool {
+        true
     }
     /// Why kprobes must not be used on this kernel.
     fn kprobes_refused(&self) -> Option<String> {
@@ -127,6 +137,12 @@ impl Plan {
         }
     }
 
+    /// Whether a probe is on a copy of its function.
+    #[must_use]
+    pub fn is_copy(&self, id: ProbeId) -> bool {
+        self.0.iter().any(|planned| planned.probe.id == id && planned.symbol.is_some())
+    }
+
     /// Whether a probe is well, or will be when there is something to see.
     #[must_use]
     pub fn has(&self, id: ProbeId) -> bool {
@@ -180,16 +196,17 @@ fn kind(planned: &Planned) -> String {
 }
 
 fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Planned {
-    let not = |verdict, reason: String| Planned { probe, programs: Vec::new(), verdict, reason: Some(reason) };
+    let not =
+        |verdict, reason: String| Planned { probe, programs: Vec::new(), verdict, reason: Some(reason), symbol: None };
     if !probe.wanted_by(wanted) {
         return not(Verdict::NotApplicable, "nobody asked for it".into());
     }
     let function = probe.id.function();
-    let well = |programs| Planned { probe, programs, verdict: Verdict::Ok, reason: None };
+    let well = |programs| Planned { probe, programs, verdict: Verdict::Ok, reason: None, symbol: None };
     let tracepoint = match probe.reach {
         Reach::Tracepoint => Some(Way::TpBtf),
         Reach::RawTracepoint => Some(Way::RawTp),
-        Reach::Vmlinux | Reach::Either => None,
+        Reach::Vmlinux | Reach::Either | Reach::Copied | Reach::Iommufd => None,
     };
     if let Some(way) = tracepoint {
         return if machine.has_tracepoint(function) {
@@ -206,11 +223,21 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
         return not(Verdict::NotApplicable, format!("summed up by {}, which it calls", by.function()));
     }
     let programs = |probe, enter, exit| programs(probe, enter, exit, wanted);
-    let kprobes = |verdict, reason| match machine.kprobes_refused() {
-        Some(why) => not(Verdict::Broken, why),
-        None => Planned { probe, programs: programs(probe, Way::KProbe, Way::KRetProbe), verdict, reason },
+    let kprobes = |verdict, reason| {
+        if let Some(why) = machine.kprobes_refused() {
+            return not(Verdict::Broken, why);
+        }
+        let programs = programs(probe, Way::KProbe, Way::KRetProbe);
+        Planned { probe, programs, verdict, reason, symbol: None }
     };
-    let either = probe.reach == Reach::Either;
+    if probe.reach == Reach::Copied
+        && let Some(copy) = machine.copy_of(function)
+    {
+        return match machine.kprobes_refused() {
+            Some(why) => not(Verdict::Missing, format!("this kernel has {copy} in place of {function}: {why}")),
+            None => Planned { symbol: Some(copy), ..kprobes(Verdict::Ok, None) },
+        };
+    }
     let home = machine.home(function);
     if home.is_none()
         && probe.comes_and_goes()
@@ -221,8 +248,12 @@ fn plan_one(machine: &dyn Machine, wanted: &Wanted, probe: &'static Probe) -> Pl
     }
     match home {
         None => not(Verdict::Missing, format!("this kernel has no function {function} (it is in: {})", probe.kernels)),
-        Some(Home::Vmlinux) => well(programs(probe, Way::FEntry, Way::FExit)),
-        Some(Home::Module(_)) if either => kprobes(Verdict::Ok, None),
+        Some(Home::Vmlinux) if machine.has_fentry() => well(programs(probe, Way::FEntry, Way::FExit)),
+        Some(Home::Module(_)) if probe.has_kprobes() => kprobes(Verdict::Ok, None),
+        Some(Home::Vmlinux) if probe.reach == Reach::Either => kprobes(Verdict::Ok, None),
+        Some(Home::Vmlinux) => {
+            not(Verdict::Missing, format!("this kernel has no fentry, and there is no other probe of {function}"))
+        }
         Some(Home::Module(module)) => {
             not(Verdict::Broken, format!("{function} is in module {module}, where this probe does not reach"))
         }
@@ -236,7 +267,10 @@ fn programs(probe: &Probe, enter: Way, exit: Way, wanted: &Wanted) -> Vec<Progra
         (_, Phase::Enter) => "enter",
         (_, Phase::Exit) => "exit",
     };
-    let enters = probe.enter && !probe.untimed(wanted);
+    let enters = match enter {
+        Way::KProbe => probe.enter || probe.keeps,
+        _ => probe.enter && !probe.untimed(wanted),
+    };
     [(probe.exit, exit, Phase::Exit), (enters, enter, Phase::Enter)]
         .into_iter()
         .filter(|&(there, ..)| there)
@@ -291,6 +325,70 @@ mod tests {
         assert_eq!(ways(&module), [Way::KRetProbe, Way::KProbe]);
         let builtin = Fake { vmlinux: vec!["iommufd_fault_fops_read"], module: vec![], drivers: vec![] };
         assert_eq!(ways(&builtin), [Way::FExit, Way::FEntry]);
+    }
+
+    #[test]
+    fn a_copy_of_the_compiler_s_making_stands_in_for_its_function() {
+        struct Copied(Option<&'static str>);
+        impl Machine for Copied {
+            fn home(&self, _: &str) -> Option<Home> {
+                Some(Home::Vmlinux)
+            }
+            fn copy_of(&self, function: &str) -> Option<String> {
+                Some(format!("{function}.isra.0"))
+            }
+            fn kprobes_refused(&self) -> Option<String> {
+                self.0.map(str::to_owned)
+            }
+            fn has_tracepoint(&self, _: &str) -> bool {
+                true
+            }
+            fn has_driver(&self, _: &str) -> bool {
+                true
+            }
+        }
+        let wanted = topics(&[Topic::Invalidate]);
+        let plan = Plan::new(&Copied(None), &wanted);
+        let wait = planned(&plan, ProbeId::AmdCompletionWait);
+        assert_eq!(wait.symbol.as_deref(), Some("iommu_completion_wait.isra.0"));
+        assert_eq!(wait.programs.iter().map(|program| program.way).collect::<Vec<_>>(), [Way::KRetProbe, Way::KProbe]);
+        assert!(plan.is_copy(ProbeId::AmdCompletionWait) && !plan.is_copy(ProbeId::QiSubmitSync));
+        let plan = Plan::new(&Copied(Some("it would crash")), &wanted);
+        let wait = planned(&plan, ProbeId::AmdCompletionWait);
+        assert_eq!(wait.verdict, Verdict::Missing, "it is not there, and that kprobes crash is no defect of ours");
+        assert!(wait.reason.as_ref().unwrap().ends_with("it would crash"), "{:?}", wait.reason);
+    }
+
+    #[test]
+    fn without_fentry_kprobes_stand_in_and_keep_the_arguments_for_the_return() {
+        struct Old;
+        impl Machine for Old {
+            fn home(&self, _: &str) -> Option<Home> {
+                Some(Home::Vmlinux)
+            }
+            fn has_fentry(&self) -> bool {
+                false
+            }
+            fn has_tracepoint(&self, _: &str) -> bool {
+                true
+            }
+            fn has_driver(&self, _: &str) -> bool {
+                true
+            }
+        }
+        let all = &topics(&[Topic::Attach, Topic::Fault, Topic::Dma]);
+        let ways = |wanted: &Wanted, id| -> Vec<Way> {
+            planned(&Plan::new(&Old, wanted), id).programs.iter().map(|program| program.way).collect()
+        };
+        assert_eq!(ways(all, ProbeId::AttachGroup), [Way::KRetProbe, Way::KProbe]);
+        assert_eq!(ways(all, ProbeId::QueueAddDevice), [Way::KRetProbe, Way::KProbe]);
+        assert_eq!(ways(all, ProbeId::DeviceAdd), [Way::TpBtf]);
+        let sums = &Wanted { sums: true, ..all.clone() };
+        assert_eq!(ways(sums, ProbeId::Unmap), [Way::KRetProbe, Way::KProbe], "the kretprobe needs the domain");
+        let plan = Plan::new(&Old, all);
+        let newer = planned(&plan, ProbeId::AttachGroupHandle);
+        assert_eq!((newer.verdict, newer.programs.len()), (Verdict::Missing, 0));
+        assert!(newer.reason.as_ref().unwrap().contains("no fentry"), "{:?}", newer.reason);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::{Header, Target, Writer, numbered};
 use crate::{
     event::Event,
-    model::{Mirror, snapshot_events},
+    model::{IN_FLIGHT_NS, Mirror, snapshot_events},
     output::quoted,
     source::Stacks,
 };
@@ -98,8 +98,12 @@ impl Files {
         let Target::File(path) = &self.target else { return Ok(()) };
         shift(path, self.limits.keep.unwrap_or(1))?;
         self.close()?;
+        let source = &mut self.header.source;
+        // What was under way when we began is over by now.
+        let known = source.settled || upto.saturating_sub(source.started_ns) >= IN_FLIGHT_NS;
+        source.settled = known && mirror.is_settled();
+        source.started_ns = upto;
         self.header.continued = true;
-        self.header.source.started_ns = upto;
         let mut writer = open(&self.target, &self.header)?;
         let mut begin = || {
             for event in snapshot_events(mirror, upto.saturating_sub(1)) {

@@ -12,7 +12,7 @@ use super::{
 use crate::{event::Event, source::Stacks};
 
 /// zstd's level: what an event costs in time counts more than its last byte.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 /// Events in one frame: enough to pack well, few enough to seek among.
 pub const MAX_EVENTS: u32 = 32 * 1024;
 /// Bytes of stacks in one frame.

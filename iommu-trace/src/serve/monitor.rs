@@ -181,6 +181,7 @@ impl Watch {
         let model = ModelOptions {
             stages: false,
             answer_timeout: options.answer_timeout,
+            settled: info.settled,
             unseen: mirror::unseen(&info),
             clock: Some(Box::new(mirror::clock())),
             rules: options.rules,

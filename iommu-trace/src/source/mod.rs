@@ -31,6 +31,10 @@ pub struct SourceInfo {
     pub epoch_offset_ns: i64,
     /// When the source began, on the events' clock.
     pub started_ns: u64,
+    /// Whether it is known that no slot was being changed just then, as where a recording goes on in a further file. A
+    /// trace that begins anywhere cannot know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
 }
 
 /// Events in the order they happened.

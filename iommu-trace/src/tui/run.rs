@@ -6,6 +6,7 @@
 use std::{
     fs::OpenOptions,
     io::{self, BufWriter, Stdout, Write as _, stdout},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -289,7 +290,7 @@ fn write_new(dir: &Path, stem: &str, extension: &str, bytes: &[u8]) -> anyhow::R
     loop {
         let suffix = if number == 0 { String::new() } else { format!("-{number}") };
         let path = dir.join(format!("{stem}{suffix}.{extension}"));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(mut file) => {
                 file.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
                 return Ok(path);

@@ -45,6 +45,7 @@ pub fn info() -> SourceInfo {
         ],
         epoch_offset_ns: i64::try_from(now.as_nanos()).unwrap(),
         started_ns: 0,
+        settled: false,
     }
 }
 

@@ -3,14 +3,15 @@
  * Gives a PCI device the capabilities that page requests need, and binds it to a process's address space.
  *
  * No device that QEMU emulates has the PRI or PASID capability. This module puts itself between the kernel and the
- * configuration space of one device: two capabilities are added to the end of its chain, and the device is removed and
- * found again. All that follows is the kernel's own: the IOMMU's driver enables PASID and PRI, puts the device into
+ * configuration space of one device, or of several of its functions: two capabilities are added to the end of each chain,
+ * and they are removed and found again. All that follows is the kernel's own: the IOMMU's driver enables PASID and PRI, puts the device into
  * its fault queue, and takes its page requests.
  *
  * Parameters:
- *   device  its address, as 0000:01:00.0
- *   bind    write 1: iommu_sva_bind_device() with the writer's address space; 0: unbind
- *   pasid   the PASID of the bond, 0 for none
+ *   device     its address, as 0000:01:00.0
+ *   functions  how many of its functions, this one and those after it; 1 unless told otherwise
+ *   bind       write 1: iommu_sva_bind_device() with the writer's address space; 0: unbind
+ *   pasid      the PASID of the bond, 0 for none
  *
  * For test guests only.
  */
@@ -31,73 +32,96 @@
 #define SHIM_SIZE	0x40
 #define PASID_BITS	20
 #define REQUESTS	64
+#define MAX_FUNCTIONS	8
 
 static char *device;
 module_param(device, charp, 0444);
 MODULE_PARM_DESC(device, "address of the PCI device");
 
-static struct pci_dev *pdev;
+static unsigned int functions = 1;
+module_param(functions, uint, 0444);
+MODULE_PARM_DESC(functions, "how many of its functions, this one and those after it");
+
+/* One function of the device, with the configuration space that is made up for it. */
+struct function {
+	struct pci_dev *pdev;
+	unsigned int devfn;
+	int last_capability;
+	u8 space[SHIM_SIZE];
+};
+
+static struct function shims[MAX_FUNCTIONS];
 static struct pci_bus *bus;
-static unsigned int devfn;
 static struct pci_ops *real_ops;
-static int last_capability;
-static u8 space[SHIM_SIZE];
 
 static DEFINE_MUTEX(bond_lock);
 static struct iommu_sva *bond;
 
-static bool ours(unsigned int fn, int where, int size)
+static struct function *shim_of(unsigned int fn)
 {
-	return fn == devfn && where >= PRI_AT && where + size <= PRI_AT + SHIM_SIZE;
+	unsigned int n;
+
+	for (n = 0; n < functions; n++)
+		if (shims[n].devfn == fn)
+			return &shims[n];
+	return NULL;
+}
+
+static bool ours(struct function *shim, int where, int size)
+{
+	return shim && where >= PRI_AT && where + size <= PRI_AT + SHIM_SIZE;
 }
 
 static int shim_read(struct pci_bus *on, unsigned int fn, int where, int size, u32 *value)
 {
+	struct function *shim = shim_of(fn);
 	int ret;
 
-	if (ours(fn, where, size)) {
+	if (ours(shim, where, size)) {
 		*value = 0;
-		memcpy(value, space + where - PRI_AT, size);
+		memcpy(value, shim->space + where - PRI_AT, size);
 		return PCIBIOS_SUCCESSFUL;
 	}
 	ret = real_ops->read(on, fn, where, size, value);
 	/* The chain goes on where it ended. */
-	if (!ret && fn == devfn && where == last_capability && size == 4)
+	if (!ret && shim && where == shim->last_capability && size == 4)
 		*value |= PRI_AT << 20;
 	return ret;
 }
 
 static int shim_write(struct pci_bus *on, unsigned int fn, int where, int size, u32 value)
 {
-	if (!ours(fn, where, size))
+	struct function *shim = shim_of(fn);
+
+	if (!ours(shim, where, size))
 		return real_ops->write(on, fn, where, size, value);
 	/* A reset is over at once. */
 	if (where == PRI_AT + PCI_PRI_CTRL)
 		value &= ~PCI_PRI_CTRL_RESET;
-	memcpy(space + where - PRI_AT, &value, size);
+	memcpy(shim->space + where - PRI_AT, &value, size);
 	return PCIBIOS_SUCCESSFUL;
 }
 
 static struct pci_ops shim_ops = { .read = shim_read, .write = shim_write };
 
-static void put16(int at, u16 value)
+static void put16(struct function *shim, int at, u16 value)
 {
-	memcpy(space + at - PRI_AT, &value, sizeof(value));
+	memcpy(shim->space + at - PRI_AT, &value, sizeof(value));
 }
 
-static void put32(int at, u32 value)
+static void put32(struct function *shim, int at, u32 value)
 {
-	memcpy(space + at - PRI_AT, &value, sizeof(value));
+	memcpy(shim->space + at - PRI_AT, &value, sizeof(value));
 }
 
-static void make_capabilities(void)
+static void make_capabilities(struct function *shim)
 {
-	put32(PRI_AT, PCI_EXT_CAP_ID_PRI | 1 << 16 | PASID_AT << 20);
+	put32(shim, PRI_AT, PCI_EXT_CAP_ID_PRI | 1 << 16 | PASID_AT << 20);
 	/* With PASID, an answer must have the PASID, too, or VT-d's driver leaves PRI off. */
-	put16(PRI_AT + PCI_PRI_STATUS, PCI_PRI_STATUS_STOPPED | PCI_PRI_STATUS_PASID);
-	put32(PRI_AT + PCI_PRI_MAX_REQ, REQUESTS);
-	put32(PASID_AT, PCI_EXT_CAP_ID_PASID | 1 << 16);
-	put16(PASID_AT + PCI_PASID_CAP, PASID_BITS << 8);
+	put16(shim, PRI_AT + PCI_PRI_STATUS, PCI_PRI_STATUS_STOPPED | PCI_PRI_STATUS_PASID);
+	put32(shim, PRI_AT + PCI_PRI_MAX_REQ, REQUESTS);
+	put32(shim, PASID_AT, PCI_EXT_CAP_ID_PASID | 1 << 16);
+	put16(shim, PASID_AT + PCI_PASID_CAP, PASID_BITS << 8);
 }
 
 /* The last extended capability that the device really has. */
@@ -121,7 +145,7 @@ static int device_added(struct notifier_block *nb, unsigned long action, void *d
 {
 	struct pci_dev *dev = to_pci_dev(data);
 
-	if (action == BUS_NOTIFY_ADD_DEVICE && dev->bus == bus && dev->devfn == devfn)
+	if (action == BUS_NOTIFY_ADD_DEVICE && dev->bus == bus && shim_of(dev->devfn))
 		dev->pasid_no_tlp = 1;
 	return NOTIFY_DONE;
 }
@@ -134,6 +158,7 @@ static struct notifier_block notifier = { .notifier_call = device_added, .priori
  */
 static void allow_processes(void)
 {
+	struct pci_dev *pdev = shims[0].pdev;
 	struct device_domain_info *info = pdev ? dev_iommu_priv_get(&pdev->dev) : NULL;
 
 	if (info && info->iommu && ecap_pasid(info->iommu->ecap) && info->pasid_enabled)
@@ -142,12 +167,27 @@ static void allow_processes(void)
 
 static void find_again(void)
 {
+	unsigned int n;
+
 	pci_lock_rescan_remove();
-	pci_stop_and_remove_bus_device(pdev);
-	pci_dev_put(pdev);
+	for (n = 0; n < functions; n++) {
+		if (!shims[n].pdev)
+			continue;
+		pci_stop_and_remove_bus_device(shims[n].pdev);
+		pci_dev_put(shims[n].pdev);
+	}
 	pci_rescan_bus(bus);
-	pdev = pci_get_slot(bus, devfn);
+	for (n = 0; n < functions; n++)
+		shims[n].pdev = pci_get_slot(bus, shims[n].devfn);
 	pci_unlock_rescan_remove();
+}
+
+static void put_devices(void)
+{
+	unsigned int n;
+
+	for (n = 0; n < functions; n++)
+		pci_dev_put(shims[n].pdev);
 }
 
 static void unbind(void)
@@ -169,10 +209,10 @@ static int set_bind(const char *text, const struct kernel_param *kp)
 	mutex_lock(&bond_lock);
 	if (!wanted) {
 		unbind();
-	} else if (bond || !pdev) {
+	} else if (bond || !shims[0].pdev) {
 		ret = bond ? -EBUSY : -ENODEV;
 	} else {
-		made = iommu_sva_bind_device(&pdev->dev, current->mm);
+		made = iommu_sva_bind_device(&shims[0].pdev->dev, current->mm);
 		if (IS_ERR(made))
 			ret = PTR_ERR(made);
 		else
@@ -198,43 +238,53 @@ static const struct kernel_param_ops pasid_ops = { .get = get_pasid };
 module_param_cb(bind, &bind_ops, NULL, 0200);
 module_param_cb(pasid, &pasid_ops, NULL, 0444);
 
+static int find(struct function *shim, unsigned int domain, unsigned int number, unsigned int devfn)
+{
+	shim->devfn = devfn;
+	shim->pdev = pci_get_domain_bus_and_slot(domain, number, devfn);
+	if (!shim->pdev)
+		return -ENODEV;
+	shim->last_capability = find_last(shim->pdev);
+	if (!shim->last_capability)
+		return -EOPNOTSUPP;
+	bus = shim->pdev->bus;
+	make_capabilities(shim);
+	return 0;
+}
+
 static int __init shim_init(void)
 {
-	unsigned int domain, number, slot, function;
+	unsigned int domain, number, slot, function, n;
 	int ret;
 
 	if (!device || sscanf(device, "%x:%x:%x.%x", &domain, &number, &slot, &function) != 4)
 		return -EINVAL;
-	pdev = pci_get_domain_bus_and_slot(domain, number, PCI_DEVFN(slot, function));
-	if (!pdev)
-		return -ENODEV;
-	last_capability = find_last(pdev);
-	if (!last_capability) {
-		pci_dev_put(pdev);
-		return -EOPNOTSUPP;
+	if (!functions || function + functions > MAX_FUNCTIONS)
+		return -EINVAL;
+	for (n = 0; n < functions; n++) {
+		ret = find(&shims[n], domain, number, PCI_DEVFN(slot, function + n));
+		if (ret)
+			goto put;
 	}
-	bus = pdev->bus;
-	devfn = pdev->devfn;
-	make_capabilities();
 	ret = bus_register_notifier(&pci_bus_type, &notifier);
-	if (ret) {
-		pci_dev_put(pdev);
-		return ret;
-	}
+	if (ret)
+		goto put;
 	real_ops = pci_bus_set_ops(bus, &shim_ops);
 	find_again();
 	allow_processes();
 	return 0;
+put:
+	put_devices();
+	return ret;
 }
 
 static void __exit shim_exit(void)
 {
 	unbind();
 	pci_bus_set_ops(bus, real_ops);
-	if (pdev)
-		find_again();
+	find_again();
 	bus_unregister_notifier(&pci_bus_type, &notifier);
-	pci_dev_put(pdev);
+	put_devices();
 }
 
 module_init(shim_init);

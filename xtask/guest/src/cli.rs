@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
 use crate::programs::{
-    as_user, attach, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race, undrained, unplug,
-    vfio, workload,
+    as_user, attach, bench, dangling, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race,
+    undrained, unplug, vfio, workload,
 };
 use crate::sys;
 use crate::truth::{Fact, Truth};
@@ -50,6 +50,8 @@ enum Program {
     PageRequest(page_request::Args),
     /// Detach while a page request of VT-d waits in its queue.
     Undrained(undrained::Args),
+    /// A page request of a device whose group's handle names another one, which is gone.
+    Dangling(dangling::Args),
     /// Remove a PCI device while it is attached and open, and find it again.
     Unplug(unplug::Args),
     /// Page faults on a PASID that comes and goes.
@@ -62,6 +64,10 @@ enum Program {
     Workload(workload::Args),
     /// Run a command as another user with some capabilities; writes no ground truth.
     As(as_user::Args),
+    /// Measure what tracers cost; writes no ground truth.
+    Bench(bench::Args),
+    /// What `bench` has a tracer start when it is attached; writes no ground truth.
+    Gate(bench::GateArgs),
 }
 
 impl Program {
@@ -74,12 +80,15 @@ impl Program {
             Self::DmaFault(_) => "dma-fault",
             Self::PageRequest(_) => "page-request",
             Self::Undrained(_) => "undrained",
+            Self::Dangling(_) => "dangling",
             Self::Unplug(_) => "unplug",
             Self::Race(_) => "race",
             Self::ReplaceRace(_) => "replace-race",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
             Self::As(_) => "as",
+            Self::Bench(_) => "bench",
+            Self::Gate(_) => "gate",
         }
     }
 
@@ -92,12 +101,13 @@ impl Program {
             Self::DmaFault(args) => dma_fault::run(args, truth),
             Self::PageRequest(args) => page_request::run(args, truth),
             Self::Undrained(args) => undrained::run(args, truth),
+            Self::Dangling(args) => dangling::run(args, truth),
             Self::Unplug(args) => unplug::run(args, truth),
             Self::Race(args) => race::run(args, truth),
             Self::ReplaceRace(args) => replace_race::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),
-            Self::As(_) => Ok(()),
+            Self::As(_) | Self::Bench(_) | Self::Gate(_) => Ok(()),
         }
     }
 }
@@ -105,8 +115,11 @@ impl Program {
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    if let Program::As(args) = &cli.program {
-        return as_user::run(args);
+    match &cli.program {
+        Program::As(args) => return as_user::run(args),
+        Program::Bench(args) => return bench::run(args),
+        Program::Gate(args) => return bench::gate(args),
+        _ => {}
     }
     sys::catch_signals();
     let truth = match Truth::open(cli.truth.as_deref(), cli.summary) {

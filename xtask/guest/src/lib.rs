@@ -23,6 +23,7 @@ mod programs;
 mod prq;
 mod shim;
 mod steps;
+pub mod stuck;
 mod sys;
 mod truth;
 mod vfio;

@@ -26,6 +26,11 @@ pub struct Shim {
 impl Shim {
     /// Loads it for a device, which is removed and found again: whatever held it lets it go.
     pub fn load(device: &Pci) -> Result<Self> {
+        Self::load_for(device, 1)
+    }
+
+    /// Loads it for so many functions of a device, this one and those after it.
+    pub fn load_for(device: &Pci, functions: u32) -> Result<Self> {
         let file = match File::open(MODULE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let why = format!("{MODULE} is not there: it is built for kernels that xtask builds");
@@ -33,7 +38,7 @@ impl Shim {
             }
             file => file.with_context(|| format!("cannot open {MODULE}"))?,
         };
-        let parameters = CString::new(format!("device={}", device.address))?;
+        let parameters = CString::new(format!("device={} functions={functions}", device.address))?;
         // SAFETY: the descriptor is open, and the parameters are a C string; both outlive the call.
         let ret = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
         if ret < 0 {

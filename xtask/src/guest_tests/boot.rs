@@ -12,14 +12,6 @@ const PASSES_THROUGH: &str = "output, files and exit status pass through whole";
 /// The table.
 pub const TESTS: &[GuestTest] = &[
     GuestTest {
-        name: "boot-built-6.12",
-        about: PASSES_THROUGH,
-        kernel: "built-6.12",
-        iommu: Iommu::None,
-        tracer: false,
-        run: passes_through,
-    },
-    GuestTest {
         name: "boot-built-7.3",
         about: PASSES_THROUGH,
         kernel: "built-7.3",

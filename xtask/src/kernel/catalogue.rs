@@ -9,6 +9,8 @@ pub enum Origin {
     Suite(&'static str),
     /// The suites that the system has configured, for this architecture.
     Foreign(&'static str),
+    /// This suite, for this architecture.
+    ForeignSuite(&'static str, &'static str),
 }
 
 /// Which package.
@@ -33,6 +35,8 @@ pub enum Kind {
         base: &'static str,
         /// The Kconfig fragment on top of its own.
         fragment: &'static str,
+        /// Whether it is built for the everyday tests, and not only when it is asked for.
+        everyday: bool,
     },
     /// Debian's own image. `modules` is the prefix of the package's name that holds the modules, where the image's
     /// package (whose prefix is `image`) does not.
@@ -57,6 +61,8 @@ pub struct Entry {
     pub about: &'static str,
 }
 
+/// From 7.0 on, the image and the modules have packages of their own.
+const SPLIT: Option<(&str, &str)> = Some(("linux-binary-", "linux-modules-"));
 const BACKPORTS: Origin = Origin::Suite("trixie-backports");
 
 /// All of them.
@@ -76,13 +82,21 @@ pub const CATALOGUE: &[Entry] = &[
     Entry {
         name: "built-7.3-modules",
         origin: BACKPORTS,
-        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-modules.config") },
+        kind: Kind::Rebuilt {
+            base: "built-7.3",
+            fragment: include_str!("../../kernel-modules.config"),
+            everyday: true,
+        },
         about: "the same with iommufd and VFIO as modules, as most distributions have them",
     },
     Entry {
         name: "built-7.3-hotplug",
         origin: BACKPORTS,
-        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-hotplug.config") },
+        kind: Kind::Rebuilt {
+            base: "built-7.3",
+            fragment: include_str!("../../kernel-hotplug.config"),
+            everyday: false,
+        },
         about: "the same, and PCI devices come and go (boot it with --hotplug)",
     },
     Entry {
@@ -98,12 +112,6 @@ pub const CATALOGUE: &[Entry] = &[
         about: "domains only: Debian leaves iommufd out",
     },
     Entry {
-        name: "stock-6.12-arm64",
-        origin: Origin::Foreign("arm64"),
-        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-6.12-arm64", "linux-image-"), split: None },
-        about: "for arm64 (boot it with --iommu smmuv3)",
-    },
-    Entry {
         name: "stock-6.18",
         origin: BACKPORTS,
         kind: Kind::Stock { pick: Pick::Newest("linux-image-6.18.", "+deb13-amd64"), split: None },
@@ -112,11 +120,26 @@ pub const CATALOGUE: &[Entry] = &[
     Entry {
         name: "stock-7.3",
         origin: BACKPORTS,
-        kind: Kind::Stock {
-            pick: Pick::Newest("linux-binary-7.", "+deb13-amd64"),
-            split: Some(("linux-binary-", "linux-modules-")),
-        },
+        kind: Kind::Stock { pick: Pick::Newest("linux-binary-7.", "+deb13-amd64"), split: SPLIT },
         about: "the newest stock kernel: domains only",
+    },
+    Entry {
+        name: "stock-6.1-arm64",
+        origin: Origin::Foreign("arm64"),
+        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-arm64", "linux-image-"), split: None },
+        about: "for arm64 (boot it with --iommu smmuv3), before it had fentry",
+    },
+    Entry {
+        name: "stock-6.12-arm64",
+        origin: Origin::Foreign("arm64"),
+        kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-6.12-arm64", "linux-image-"), split: None },
+        about: "for arm64 (boot it with --iommu smmuv3)",
+    },
+    Entry {
+        name: "stock-7.3-arm64",
+        origin: Origin::ForeignSuite("trixie-backports", "arm64"),
+        kind: Kind::Stock { pick: Pick::Newest("linux-binary-7.", "+deb13-arm64"), split: SPLIT },
+        about: "the newest for arm64 (boot it with --iommu smmuv3)",
     },
 ];
 

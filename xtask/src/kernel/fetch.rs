@@ -27,6 +27,7 @@ pub(super) fn archive(entry: &Entry) -> Result<Apt> {
         Origin::Configured => Apt::configured(),
         Origin::Suite(suite) => Apt::suite(suite),
         Origin::Foreign(architecture) => Apt::foreign(architecture),
+        Origin::ForeignSuite(suite, architecture) => Apt::foreign_suite(suite, architecture),
     }
 }
 

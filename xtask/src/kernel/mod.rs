@@ -74,9 +74,14 @@ fn ensure(entry: &Entry, newest: bool) -> Result<Image> {
     }
 }
 
-/// Whether a kernel can be had without building a variant.
+/// Whether a kernel can be had without building what is built only when it is asked for.
 #[must_use]
 pub fn ready(name: &str) -> bool {
+    if let Some(entry) = catalogue::find(name)
+        && matches!(entry.kind, Kind::Rebuilt { everyday: false, .. })
+    {
+        return matches!(modular::cached(entry), Ok(Some(_)));
+    }
     match variants::find(name) {
         Ok(Some((entry, variant))) => matches!(variant_build::cached(entry, variant), Ok(Some(_))),
         _ => true,

@@ -20,7 +20,7 @@ use crate::{apt, cache::Lock, command, progress::Progress};
 
 /// The configuration on top of the base's, and the kernel that it is the base of.
 fn recipe(entry: &Entry) -> Result<(&'static Entry, &'static str)> {
-    let Kind::Rebuilt { base, fragment } = entry.kind else {
+    let Kind::Rebuilt { base, fragment, .. } = entry.kind else {
         bail!("{} is not made from another kernel", entry.name);
     };
     let base =

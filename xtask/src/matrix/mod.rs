@@ -19,8 +19,10 @@ use crate::{
 
 /// The kernels, oldest first. Those with the test device of iommufd are run without an IOMMU, too.
 const KERNELS: &[&str] = &["stock-6.1", "stock-6.12", "stock-6.18", "stock-7.3", "built-6.12", "built-7.3"];
-/// The IOMMUs that every kernel is run with.
+/// The IOMMUs that each of them is run with.
 const IOMMUS: &[Iommu] = &[Iommu::Intel, Iommu::Amd, Iommu::Virtio];
+/// The kernels for arm64, oldest first, which are run with SMMUv3.
+const ARM64_KERNELS: &[&str] = &["stock-6.1-arm64", "stock-6.12-arm64", "stock-7.3-arm64"];
 
 /// Options of `cargo xtask matrix`.
 #[derive(Args, Clone, Debug)]
@@ -47,7 +49,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         for (kernel, iommu) in cells {
             let iommu = name(iommu);
             let last = seen.iter().find(|cell| cell.kernel == kernel && cell.iommu == iommu);
-            say(&format!("{kernel:<12} {iommu:<8} {}\n", last.map_or_else(|| "-".to_owned(), summary)));
+            say(&format!("{kernel:<17}{iommu:<8} {}\n", last.map_or_else(|| "-".to_owned(), summary)));
         }
         return Ok(0);
     }
@@ -56,7 +58,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     let ctx = Ctx::default();
     let mut bad = 0;
     for (kernel, iommu) in cells {
-        say(&format!("{kernel:<12} {:<8} ", name(iommu)));
+        say(&format!("{kernel:<17}{:<8} ", name(iommu)));
         let started = Instant::now();
         let cell = cell::run(&ctx, kernel, iommu);
         say(&format!("{} ({})\n", summary(&cell), elapsed(started.elapsed())));
@@ -79,7 +81,8 @@ fn all() -> Vec<(&'static str, Iommu)> {
         let kernel = *kernel;
         IOMMUS.iter().copied().chain(alone).map(move |iommu| (kernel, iommu)).collect::<Vec<_>>()
     };
-    KERNELS.iter().flat_map(of).collect()
+    let arm64 = ARM64_KERNELS.iter().map(|&kernel| (kernel, Iommu::Smmuv3));
+    KERNELS.iter().flat_map(of).chain(arm64).collect()
 }
 
 fn select(arguments: &Arguments) -> Result<Vec<(&'static str, Iommu)>> {
@@ -135,10 +138,11 @@ mod tests {
 
     #[test]
     fn cells_are_selected_by_kernel_and_iommu() {
-        assert_eq!(select(&arguments(&[], &[])).unwrap().len(), KERNELS.len() * IOMMUS.len() + 2);
+        assert_eq!(select(&arguments(&[], &[])).unwrap().len(), KERNELS.len() * IOMMUS.len() + 2 + ARM64_KERNELS.len());
         let one = select(&arguments(&["stock-6.1"], &["amd"])).unwrap();
         assert_eq!(one, [("stock-6.1", Iommu::Amd)]);
         assert_eq!(select(&arguments(&[], &["none"])).unwrap().len(), 2);
+        assert_eq!(select(&arguments(&[], &["smmuv3"])).unwrap().len(), ARM64_KERNELS.len());
         let error = select(&arguments(&["stock-5.10"], &[])).unwrap_err().to_string();
         assert!(error.contains("stock-6.12"), "{error}");
         assert!(select(&arguments(&[], &["smmu"])).is_err());

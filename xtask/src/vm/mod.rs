@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use command::{Arguments, main as command_main};
-pub use outcome::{CRASH_CODE, Outcome, Status};
+pub use outcome::{CRASH_CODE, Outcome, Status, TimedOut};
 
 use crate::{
     accel::{self, Accel},
@@ -319,6 +319,10 @@ impl Vm {
             let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
             environment.push(format!("TERM={term}"));
             archive.file("etc/vm/terminal", 0o644, terminal_size().as_bytes())?;
+        }
+        // Under icount the guest's clock is not the host's.
+        if !self.icount {
+            archive.file("etc/vm/limit", 0o644, self.timeout.as_secs().to_string().as_bytes())?;
         }
         archive.file("etc/vm/environment", 0o644, &control::list(&environment))?;
         archive.finish()?.flush().with_context(|| format!("cannot write {}", path.display()))

@@ -1,8 +1,8 @@
 //! How a run in a guest ended.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use tempfile::TempDir;
 
 use crate::{command::tail, console::Alarm, progress::elapsed};
@@ -12,6 +12,18 @@ pub const CRASH_CODE: u8 = 125;
 
 /// Lines of the console that a failure repeats.
 const CONSOLE_TAIL: usize = 60;
+
+/// A guest that did not end in time: the error's own type, for who wants to try again.
+#[derive(Debug)]
+pub struct TimedOut(String);
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TimedOut {}
 
 /// How the command, or the guest around it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +99,11 @@ impl Outcome {
     pub fn healthy(&self) -> Result<&Self> {
         match self.trouble() {
             None => Ok(self),
-            Some(trouble) => bail!("{trouble}\n{}", self.console_tail()),
+            Some(trouble) => {
+                let message = format!("{trouble}\n{}", self.console_tail());
+                let timed_out = matches!(self.status, Status::TimedOut(..));
+                Err(if timed_out { TimedOut(message).into() } else { anyhow!(message) })
+            }
         }
     }
 
@@ -161,6 +177,13 @@ mod tests {
         assert!(outcome(Status::Exited(7), vec![]).exited(7).is_ok());
         let error = outcome(Status::Exited(7), vec![]).success().unwrap_err().to_string();
         assert!(error.contains("exited with 7") && error.contains("it went wrong"), "{error}");
+    }
+
+    #[test]
+    fn a_guest_that_stood_still_can_be_told_from_one_that_is_sick() {
+        let still = outcome(Status::TimedOut(Duration::from_secs(60), true), vec![]).success().unwrap_err();
+        assert!(still.is::<TimedOut>() && still.to_string().contains("last words"), "{still}");
+        assert!(!outcome(Status::NoVerdict("it ended".into()), vec![]).success().unwrap_err().is::<TimedOut>());
     }
 
     #[test]

@@ -55,6 +55,18 @@ fn what_the_snapshot_told_may_be_changed_by_a_call_from_before_the_trace() {
 }
 
 #[test]
+fn where_no_slot_was_being_changed_the_snapshot_is_certain_at_once() {
+    let (device, mut script) = (dev(1), Script::new());
+    let handle = hnd(1, &device);
+    script.by(1).snapshot_begin(&device, handle.handle.domain).snapshot_entry(&device, 7, &handle);
+    script.by(1).snapshot_end(&device);
+    script.by(10).core_attach(&device, 7, &hnd(2, &device), 0);
+    let settled = |settled| script.model(kernel_7_3(), ModelOptions { settled, ..ModelOptions::default() }).1;
+    assert_eq!(broken(&settled(true)), ["slot-occupied"]);
+    assert_eq!(broken(&settled(false)), [""; 0]);
+}
+
+#[test]
 fn a_change_that_runs_during_the_snapshot_is_known_better_by_itself() {
     let (device, mut script) = (dev(1), Script::new());
     let handle = hnd(1, &device);

@@ -4,7 +4,7 @@ use iommu_trace_common::record::SumValue;
 
 use super::names;
 use crate::{
-    event::{Body, DmaFault, DmaOp, Invalidate, Phase, ProbeId, Ptr, Sum},
+    event::{Body, DeviceRef, DmaFault, DmaOp, Invalidate, Name, Phase, ProbeId, Ptr, SmmuFault, Sum},
     model::{
         ModelOptions,
         span::{SpanKind, Summed},
@@ -105,6 +105,40 @@ fn faults_of_amd_vi_and_virtio_iommu_tell_their_access_by_flags_or_not_at_all() 
         assert_eq!((fault.iommu.as_deref(), fault.access), (Some(iommu), access), "{probe:?} {status:#x}");
         assert_eq!((fault.flags, fault.source_id.as_deref(), fault.addr), (Some(status), source_id, 0x4008));
     }
+}
+
+#[test]
+fn a_fault_of_smmuv3_is_of_the_device_that_has_the_stream() {
+    let device = dev(0x1a);
+    let fault = |kind, flags| SmmuFault {
+        device: device.device,
+        unit: Name::new("smmu3.0x0000000009050000"),
+        stream: 0x1_001a,
+        addr: 0x4008,
+        kind,
+        pasid: Some(5),
+        flags,
+        ..SmmuFault::default()
+    };
+    // RnW is bit 3. A stream's bad configuration has no access.
+    let cases = [(0x10, 0x400, "write"), (0x13, 0x408, "read"), (0x01, 0x8, "read"), (0x02, 0x8, "unknown")];
+    for (kind, flags, access) in cases {
+        let mut script = Script::new();
+        script.by(1).event(ProbeId::SmmuEvents, Phase::Exit, Body::SmmuFault(fault(kind, flags)));
+        let effects = script.run();
+        let SpanKind::DmaFault(told) = &effects.spans[0].kind else { panic!("{effects:?}") };
+        assert_eq!((told.device, told.group), (Some(device.device.name), device.device.group_id));
+        assert_eq!((told.source_id.as_deref(), told.pasid), (Some("0x1001a"), Some(5)));
+        assert_eq!(told.iommu.as_deref(), Some("smmu3.0x0000000009050000"));
+        assert_eq!((told.access, told.reason, told.flags), (access, Some(kind), Some(flags)), "{kind:#x}");
+    }
+    // The driver knows no device that has it.
+    let mut script = Script::new();
+    let unknown = SmmuFault { device: DeviceRef::default(), ..fault(0x02, 0) };
+    script.by(1).event(ProbeId::SmmuEvents, Phase::Enter, Body::SmmuFault(unknown));
+    let effects = script.run();
+    let SpanKind::DmaFault(told) = &effects.spans[0].kind else { panic!("{effects:?}") };
+    assert_eq!((told.device, told.group, told.source_id.as_deref()), (None, None, Some("0x1001a")));
 }
 
 #[test]

@@ -11,9 +11,9 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint, kprobe::KProbeLinkId},
 };
-use iommu_trace_common::Settings;
+use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, StackLevel, diagnostics::LEVEL, sums, targets};
 use crate::{
     kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
@@ -41,11 +41,37 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
     targets::as_btf(&kernel.types.attach_targets(&functions, &tracepoints))
 }
 
+/// Loads and attaches what the plan says. What can't be attached is noted in it with the reason.
+///
+/// Programs read kernel structures by loads that the verifier checks against the kernel's types. Where it refuses one, as
+/// where a type is not what the function's prototype has us believe, all are loaded anew to read through helpers.
+pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+    let before = plan.clone();
+    let mut ebpf = load(kernel, plan, options, true)?;
+    let refused = attach_all(&mut ebpf, btf, plan);
+    if refused {
+        tracing::warn!(
+            "the verifier refused a program that reads by loads: all read through helpers, which costs more"
+        );
+        // Before the others are attached, so that nothing is told twice.
+        drop(ebpf);
+        *plan = before;
+        ebpf = load(kernel, plan, options, false)?;
+        attach_all(&mut ebpf, btf, plan);
+    }
+    Ok(ebpf)
+}
+
 /// Creates the maps and readies the programs, with this kernel's offsets in them.
-pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> anyhow::Result<Ebpf> {
     raise_memlock();
-    let settings =
-        kernel.settings(Asked { stacks: options.stacks, track_frees: options.track_frees, sums: options.sums });
+    let mut settings = kernel.settings(Asked {
+        stacks: options.stacks.setting(),
+        direct,
+        track_frees: options.track_frees,
+        sums: options.sums,
+    });
+    settings.amd_wait_void = u32::from(plan.is_copy(ProbeId::AmdCompletionWait));
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -56,7 +82,7 @@ pub fn load(kernel: &Kernel, options: &LiveOptions) -> anyhow::Result<Ebpf> {
         .override_global("OFFSETS", kernel.offsets.as_slice(), true)
         .override_global("SETTINGS", as_bytes(&settings), true)
         .map_max_entries("RING", ring);
-    if !options.stacks {
+    if options.stacks == StackLevel::None {
         loader.map_max_entries("STACKS", 1);
     }
     if !options.track_frees {
@@ -84,17 +110,24 @@ fn raise_memlock() {
 }
 
 /// Loads every program of the plan, and attaches those on functions of vmlinux. What can't be attached is noted in the plan with the reason.
+/// Tells whether the verifier refused one.
 ///
 /// The verifier's work is most of it, and it runs on as many threads as there are CPUs, up to a few.
-pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
+    let mut refused = false;
     let mut there: BTreeMap<String, &mut AyaProgram> =
         ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
     let mut jobs: VecDeque<Job<'_>> = plan
         .0
         .iter()
         .filter(|planned| matches!(planned.verdict, Verdict::Ok | Verdict::Waiting))
-        .flat_map(|planned| planned.programs.iter().map(|program| (planned.probe, program.clone())))
-        .map(|(probe, program)| Job { loaded: there.remove(&program.name), probe, program })
+        .flat_map(|planned| planned.programs.iter().map(move |program| (planned, program.clone())))
+        .map(|(planned, program)| Job {
+            loaded: there.remove(&program.name),
+            probe: planned.probe,
+            symbol: planned.symbol.clone(),
+            program,
+        })
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
     let queue = Mutex::new(&mut jobs);
@@ -105,7 +138,7 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
                 while let Some(job) = next(&queue) {
                     let started = Instant::now();
                     let name = &job.program.name;
-                    match attach(job.loaded, job.probe, &job.program, btf) {
+                    match attach(job.loaded, job.probe, job.symbol.as_deref(), &job.program, btf) {
                         Ok(program) => tracing::trace!(
                             program = name.as_str(),
                             took = ?started.elapsed(),
@@ -126,14 +159,17 @@ pub fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) {
         if has_no_address(&reason) {
             plan.inlined(id);
         } else {
+            refused |= is_refusal(&reason);
             plan.broken(id, &reason);
         }
     }
+    refused
 }
 
 /// One program to attach; `None` where the object lacks it.
 struct Job<'a> {
     probe: &'static Probe,
+    symbol: Option<String>,
     program: Program,
     loaded: Option<&'a mut AyaProgram>,
 }
@@ -146,6 +182,7 @@ fn next<'a>(queue: &Mutex<&mut VecDeque<Job<'a>>>) -> Option<Job<'a>> {
 fn attach<'a>(
     loaded: Option<&'a mut AyaProgram>,
     probe: &Probe,
+    symbol: Option<&str>,
     program: &Program,
     btf: &Btf,
 ) -> anyhow::Result<&'a AyaProgram> {
@@ -177,7 +214,7 @@ fn attach<'a>(
             program.load()?;
             // Otherwise attached when the module is there: see `modules`.
             if !probe.comes_and_goes() {
-                program.attach(function, 0)?;
+                program.attach(symbol.unwrap_or(function), 0)?;
             }
         }
     }
@@ -204,6 +241,11 @@ fn has_no_address(reason: &str) -> bool {
     reason.contains("The address of function ") && reason.contains(" cannot be found")
 }
 
+/// Whether the verifier read the program and did not like what it does.
+fn is_refusal(reason: &str) -> bool {
+    reason.contains("BPF_PROG_LOAD") && reason.contains("processed ")
+}
+
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
 pub fn reason(error: &anyhow::Error) -> String {
     let mut text = Vec::new();
@@ -220,7 +262,7 @@ pub fn reason(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::{CATALOGUE, Reach};
+    use crate::probes::CATALOGUE;
 
     #[test]
     fn a_function_without_an_address_is_told_by_the_verifiers_words() {
@@ -228,6 +270,10 @@ mod tests {
             output: The address of function iommu_completion_wait cannot be found | processed 0 insns";
         assert!(has_no_address(text));
         assert!(!has_no_address("fentry a_enter: Permission denied (os error 13)"));
+        assert!(!is_refusal("fentry a_enter: the BPF_PROG_LOAD syscall returned Operation not permitted (os error 1)"));
+        let refused = "fentry a_enter: the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: R1 \
+            invalid mem access 'scalar' | processed 12 insns (limit 1000000)";
+        assert!(is_refusal(refused));
     }
 
     #[test]
@@ -235,14 +281,15 @@ mod tests {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
         let mut wanted: Vec<String> = Vec::new();
         for probe in CATALOGUE {
-            let either = probe.reach == Reach::Either;
-            for (there, suffixes) in [(probe.enter, ["enter", "kprobe"]), (probe.exit, ["exit", "kretprobe"])] {
-                if there {
-                    wanted.push(format!("{}_{}", probe.stem, suffixes[0]));
-                    if either {
-                        wanted.push(format!("{}_{}", probe.stem, suffixes[1]));
-                    }
-                }
+            let kprobes = probe.has_kprobes();
+            let programs = [
+                (probe.enter, "enter"),
+                (probe.exit, "exit"),
+                (kprobes && (probe.enter || probe.keeps), "kprobe"),
+                (kprobes && probe.exit, "kretprobe"),
+            ];
+            for (_, suffix) in programs.iter().filter(|(there, _)| *there) {
+                wanted.push(format!("{}_{suffix}", probe.stem));
             }
         }
         let mut there: Vec<String> = object.programs.keys().cloned().collect();

@@ -18,6 +18,8 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use aya::{Ebpf, maps::Array};
+use clap::ValueEnum;
+use iommu_trace_common::stacks as stacks_of;
 
 use self::{
     diagnostics::Diagnostics,
@@ -71,8 +73,8 @@ pub const MAX_RING: u32 = 1 << 30;
 pub struct LiveOptions {
     /// Topics wanted; probes that none of them needs are not attached.
     pub topics: Vec<Topic>,
-    /// Take kernel stacks.
-    pub stacks: bool,
+    /// Whose kernel stacks are taken.
+    pub stacks: StackLevel,
     /// Bytes of the ring, rounded up to a power of two.
     pub buffer_size: u32,
     /// Carry the BPF side's own diagnostics to the log.
@@ -85,6 +87,29 @@ pub struct LiveOptions {
     pub sums: bool,
 }
 
+/// Whose kernel stacks are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum StackLevel {
+    /// Nobody's.
+    #[default]
+    None,
+    /// Of what is rare: attaches, detaches, SVA binds, iommufd's calls, resets, fault queues, watched frees.
+    Rare,
+    /// Of page faults, DMA faults, mappings and invalidations, too, each of which becomes many times as dear.
+    All,
+}
+
+impl StackLevel {
+    /// As the BPF programs are told.
+    fn setting(self) -> u32 {
+        match self {
+            StackLevel::None => stacks_of::NONE,
+            StackLevel::Rare => stacks_of::RARE,
+            StackLevel::All => stacks_of::ALL,
+        }
+    }
+}
+
 impl LiveOptions {
     fn wanted(&self) -> Wanted {
         Wanted { topics: self.topics.clone(), snapshot: self.snapshot, frees: self.track_frees, sums: self.sums }
@@ -95,7 +120,7 @@ impl Default for LiveOptions {
     fn default() -> Self {
         LiveOptions {
             topics: vec![Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Reset],
-            stacks: false,
+            stacks: StackLevel::None,
             buffer_size: DEFAULT_RING,
             verbose: false,
             snapshot: true,
@@ -112,12 +137,12 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, options).map_err(explain)?;
-    let maps = started.elapsed();
-    attach::attach_all(&mut ebpf, &btf, &mut plan);
+    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options).map_err(explain)?;
     let about = About::of(&kernel);
     let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
-    tracing::debug!(?types, ?maps, all = ?started.elapsed(), "probes attached");
+    drop(btf);
+    give_memory_back();
+    tracing::debug!(?types, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
         .into_iter()
@@ -136,13 +161,22 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     Ok(Box::new(live))
 }
 
+/// The kernel's types are some tens of megabytes while they are looked through, and of no use afterwards: what is free goes
+/// back to the system.
+fn give_memory_back() {
+    // SAFETY: it only concerns what the allocator holds and nobody uses.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The verdicts on this kernel without tracing: every probe is attached and detached again.
 pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>> {
     let kernel = Kernel::running()?;
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load(&kernel, options)?;
-    attach::attach_all(&mut ebpf, &btf, &mut plan);
+    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options)?;
     Modules::new(kernel, &mut plan, &mut ebpf)?;
     detach::in_background(ebpf);
     Ok(plan.status())
@@ -227,6 +261,7 @@ impl Live {
             probes: plan.status(),
             epoch_offset_ns: epoch_offset_ns(),
             started_ns: now,
+            settled: false,
         };
         Ok(Live {
             info,

@@ -1,67 +1,43 @@
 //! Puts events of several CPUs in the order of time.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::collections::VecDeque;
 
 use crate::event::Event;
 
 /// Events that wait for older ones. Those of one thread never change places: equal times keep the ring's order.
+///
+/// They come nearly in order, as a record's time is taken just after its place in the ring: what is too late is put in its
+/// place from behind, a few steps away. (A heap moves each event a dozen times.)
 #[derive(Debug, Default)]
 pub struct Reorder {
-    heap: BinaryHeap<Reverse<Held>>,
-    sequence: u64,
-}
-
-#[derive(Debug)]
-struct Held {
-    ts: u64,
-    sequence: u64,
-    event: Event,
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Self) -> bool {
-        (self.ts, self.sequence) == (other.ts, other.sequence)
-    }
-}
-impl Eq for Held {}
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Held {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.ts, self.sequence).cmp(&(other.ts, other.sequence))
-    }
+    held: VecDeque<Event>,
 }
 
 impl Reorder {
     /// Takes an event in.
     pub fn push(&mut self, event: Event) {
-        self.heap.push(Reverse(Held { ts: event.ts, sequence: self.sequence, event }));
-        self.sequence += 1;
+        if self.held.back().is_none_or(|last| last.ts <= event.ts) {
+            self.held.push_back(event);
+            return;
+        }
+        let later = self.held.iter().rev().take_while(|held| held.ts > event.ts).count();
+        self.held.insert(self.held.len() - later, event);
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.heap.len()
+        self.held.len()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.held.is_empty()
     }
 
     /// Gives out everything up to and with `upto`, oldest first.
     pub fn release(&mut self, upto: u64, out: &mut Vec<Event>) {
-        while let Some(Reverse(held)) = self.heap.peek() {
-            if held.ts > upto {
-                break;
-            }
-            if let Some(Reverse(held)) = self.heap.pop() {
-                out.push(held.event);
-            }
-        }
+        let due = self.held.partition_point(|event| event.ts <= upto);
+        out.extend(self.held.drain(..due));
     }
 }
 

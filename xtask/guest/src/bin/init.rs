@@ -17,6 +17,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     ptr, thread,
+    time::Duration,
 };
 
 /// Where the host's share is mounted.
@@ -123,6 +124,10 @@ fn run(control: &mut Control) -> Result<String, String> {
         }
     }
     control.line("ready");
+    let limit = fs::read_to_string("/etc/vm/limit").ok().and_then(|seconds| seconds.parse().ok());
+    if let Some(seconds) = limit {
+        iommu_trace_guest::stuck::watch(Duration::from_secs(seconds));
+    }
     let verdict = execute(command, outputs, program);
 
     for (index, path) in list("/etc/vm/collect").iter().enumerate() {

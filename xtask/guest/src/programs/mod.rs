@@ -2,6 +2,8 @@
 
 pub mod as_user;
 pub mod attach;
+pub mod bench;
+pub mod dangling;
 pub mod default_domain;
 pub mod dma_fault;
 pub mod iopf;

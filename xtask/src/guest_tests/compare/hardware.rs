@@ -18,6 +18,32 @@ struct Telling {
     access: bool,
     /// Whether an address is the page's, the access's own, or nothing at all.
     addr: Addr,
+    source: Source,
+}
+
+/// How it names who made the request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// As the kernel prints a requester id, without the PCI domain.
+    Requester,
+    /// The stream id, which firmware makes of the requester id of a PCI device.
+    Stream,
+}
+
+impl Source {
+    fn of(self, device: &str) -> String {
+        let requester = device.trim_start_matches("0000:");
+        match self {
+            Self::Requester => requester.to_owned(),
+            Self::Stream => {
+                let number = |text: &str| u32::from_str_radix(text, 16).unwrap_or(u32::MAX);
+                let mut parts = requester.split([':', '.']).map(number);
+                let mut next = || parts.next().unwrap_or(u32::MAX);
+                let (bus, slot, function) = (next(), next(), next());
+                format!("{:#x}", bus << 8 | slot << 3 | function)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,14 +55,51 @@ enum Addr {
     None,
 }
 
-const TELLINGS: [Telling; 4] = [
+const TELLINGS: [Telling; 5] = [
     // The page table entry does not allow writing, or reading.
-    Telling { function: "dmar_fault", iommu: "dmar0", reasons: [5, 6], access: true, addr: Addr::Page },
+    Telling {
+        function: "dmar_fault",
+        iommu: "dmar0",
+        reasons: [5, 6],
+        access: true,
+        addr: Addr::Page,
+        source: Source::Requester,
+    },
     // IO_PAGE_FAULT.
-    Telling { function: "iommu_poll_events", iommu: "ivhd0", reasons: [2, 2], access: false, addr: Addr::None },
-    Telling { function: "iommu_print_event", iommu: "ivhd0", reasons: [2, 2], access: false, addr: Addr::None },
+    Telling {
+        function: "iommu_poll_events",
+        iommu: "ivhd0",
+        reasons: [2, 2],
+        access: false,
+        addr: Addr::None,
+        source: Source::Requester,
+    },
+    Telling {
+        function: "iommu_print_event",
+        iommu: "ivhd0",
+        reasons: [2, 2],
+        access: false,
+        addr: Addr::None,
+        source: Source::Requester,
+    },
     // VIRTIO_IOMMU_FAULT_R_MAPPING. QEMU sets neither of the flags that tell the access.
-    Telling { function: "viommu_event_handler", iommu: "virtio0", reasons: [2, 2], access: false, addr: Addr::Exact },
+    Telling {
+        function: "viommu_event_handler",
+        iommu: "virtio0",
+        reasons: [2, 2],
+        access: false,
+        addr: Addr::Exact,
+        source: Source::Requester,
+    },
+    // F_TRANSLATION. The unit is where QEMU's `virt` machine has it.
+    Telling {
+        function: "arm_smmu_evtq_thread",
+        iommu: "smmu3.0x0000000009050000",
+        reasons: [0x10, 0x10],
+        access: true,
+        addr: Addr::Exact,
+        source: Source::Stream,
+    },
 ];
 
 impl Telling {
@@ -99,8 +162,7 @@ impl Comparison<'_> {
                 self.expect(line, span, "access", if telling.access { access } else { "unknown" });
                 self.expect(line, span, "reason", telling.reasons[reason]);
                 self.expect(line, span, "iommu", telling.iommu);
-                // As the kernel prints it, without the PCI domain.
-                self.expect(line, span, "source_id", fault.device.trim_start_matches("0000:"));
+                self.expect(line, span, "source_id", telling.source.of(&fault.device).as_str());
             }
         }
     }

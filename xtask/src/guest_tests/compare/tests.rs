@@ -286,7 +286,7 @@ mod dma {
     }
 
     #[test]
-    fn one_transfer_may_be_many_faults_of_virtio_iommu_and_of_amd_vi() {
+    fn one_transfer_may_be_many_faults_of_virtio_iommu_smmuv3_and_amd_vi() {
         let of = |function: &str, iommu: &str, addr: &str| {
             let fault =
                 FAULT.replace("dmar_fault", function).replace("dmar0", iommu).replace("\"reason\":5", "\"reason\":2");
@@ -297,6 +297,16 @@ mod dma {
         assert_eq!(told(&[map(), virtio("0xbad000"), virtio("0xbad03c")]), "");
         let text = told(&[map(), virtio("0xbad000"), virtio("0xbad040")]);
         assert!(text.contains("nothing in the truth explains this event"), "{text}");
+        let smmu = |iommu: &str, source: &str, reason: &str| {
+            let fault = FAULT.replace("dmar_fault", "arm_smmu_evtq_thread").replace("dmar0", iommu);
+            let fault = fault.replace("0xbad000", "0xbad004").replace("\"00:02.0\"", &format!("\"{source}\""));
+            fault.replace("\"reason\":5", &format!("\"reason\":{reason}"))
+        };
+        let unit = "smmu3.0x0000000009050000";
+        assert_eq!(told(&[map(), smmu(unit, "0x10", "16")]), "");
+        let text = told(&[map(), smmu(unit, "0x18", "16")]);
+        assert!(text.contains("source_id: expected \"0x10\", got \"0x18\""), "{text}");
+        assert!(told(&[map(), smmu(unit, "0x10", "19")]).contains("reason: expected 16"));
         let amd = |addr: &str| of("iommu_poll_events", "ivhd0", addr);
         assert_eq!(told(&[map(), amd("0x0"), amd("0x0")]), "");
         let text = told(&[map(), amd("0x0").replace("ivhd0", "ivhd1")]);
