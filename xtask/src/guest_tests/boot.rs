@@ -104,7 +104,10 @@ fn signal(guest: &Guest, _: &mut Checks) -> Result<()> {
 }
 
 fn panic(guest: &Guest, _: &mut Checks) -> Result<()> {
-    let outcome = guest.vm().script("echo before; echo c > /proc/sysrq-trigger; sleep 100").run()?;
+    // What the command writes goes through a pipe and init to the host, and a panic waits for neither.
+    let script = "echo before; for i in $(seq 100); do grep -q before /run/host/stdout && break; sleep 0.1; done; \
+                  echo c > /proc/sysrq-trigger; sleep 100";
+    let outcome = guest.vm().script(script).run()?;
     ensure!(matches!(outcome.status, Status::Crashed(_)), "it ended as {:?}", outcome.status);
     ensure!(outcome.console.contains("sysrq_handle_crash"), "the console lacks the trace:\n{}", outcome.console);
     ensure!(outcome.stdout == b"before\n", "what was written before the panic is lost: {:?}", outcome.text());
