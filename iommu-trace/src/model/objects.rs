@@ -130,8 +130,13 @@ impl Model {
             ProbeId::IommufdDetach => self.mirror.idev_attached(entered, None),
             ProbeId::IommufdBind => self.idev_bound(call, event, op, effects),
             ProbeId::IommufdUnbind => {
-                self.idev_gone(event, entered, effects);
-                self.mirror.idevs.remove(&entered.idev);
+                // The object is freed within the call: by its return another may have been bound at the same address.
+                let known = self.mirror.idevs.get(&entered.idev);
+                let bound = known.and_then(|idev| idev.bound.as_ref());
+                if bound.is_none_or(|bound| bound.ts < call.ts) {
+                    self.idev_gone(event, entered, effects);
+                    self.mirror.idevs.remove(&entered.idev);
+                }
                 self.tell_iommufd(call, event, entered, op.ret, effects);
             }
             _ => {}

@@ -32,7 +32,7 @@ use crate::{
     kernel::{self, Image},
     programs::Programs,
     qemu::Iommu,
-    vm::{TimedOut, Vm},
+    vm::{Unlucky, Vm},
 };
 
 /// A test in a guest.
@@ -89,15 +89,15 @@ impl Checks {
 }
 
 impl GuestTest {
-    /// Runs it. A guest that stood still is tried once more, and that it did is told with what it was at.
+    /// Runs it. A guest that stood still or crashed while it booted is tried once more, and that it did is told.
     pub fn run(&self, ctx: &Ctx) -> Checks {
         let mut checks = Checks::default();
         let mut result = self.run_into(ctx, &mut checks);
         if let Err(error) = &result
-            && error.is::<TimedOut>()
+            && error.is::<Unlucky>()
         {
             checks = Checks::default();
-            checks.note(format!("stood still, and was tried once more: {error:#}"));
+            checks.note(format!("had no luck, and was tried once more: {error:#}"));
             result = self.run_into(ctx, &mut checks);
         }
         checks.close(self.name, result)

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use command::{Arguments, main as command_main};
-pub use outcome::{CRASH_CODE, Outcome, Status, TimedOut};
+pub use outcome::{CRASH_CODE, Outcome, Status, Unlucky};
 
 use crate::{
     accel::{self, Accel},

@@ -13,17 +13,18 @@ pub const CRASH_CODE: u8 = 125;
 /// Lines of the console that a failure repeats.
 const CONSOLE_TAIL: usize = 60;
 
-/// A guest that did not end in time: the error's own type, for who wants to try again.
+/// A guest that did not end in time, or whose kernel crashed before the command began: the error's own type, for who wants to
+/// try again.
 #[derive(Debug)]
-pub struct TimedOut(String);
+pub struct Unlucky(String);
 
-impl fmt::Display for TimedOut {
+impl fmt::Display for Unlucky {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for TimedOut {}
+impl std::error::Error for Unlucky {}
 
 /// How the command, or the guest around it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +102,12 @@ impl Outcome {
             None => Ok(self),
             Some(trouble) => {
                 let message = format!("{trouble}\n{}", self.console_tail());
-                let timed_out = matches!(self.status, Status::TimedOut(..));
-                Err(if timed_out { TimedOut(message).into() } else { anyhow!(message) })
+                let unlucky = match self.status {
+                    Status::TimedOut(..) => true,
+                    Status::Crashed(_) => self.boot.is_none(),
+                    _ => false,
+                };
+                Err(if unlucky { Unlucky(message).into() } else { anyhow!(message) })
             }
         }
     }
@@ -182,8 +187,12 @@ mod tests {
     #[test]
     fn a_guest_that_stood_still_can_be_told_from_one_that_is_sick() {
         let still = outcome(Status::TimedOut(Duration::from_secs(60), true), vec![]).success().unwrap_err();
-        assert!(still.is::<TimedOut>() && still.to_string().contains("last words"), "{still}");
-        assert!(!outcome(Status::NoVerdict("it ended".into()), vec![]).success().unwrap_err().is::<TimedOut>());
+        assert!(still.is::<Unlucky>() && still.to_string().contains("last words"), "{still}");
+        assert!(!outcome(Status::NoVerdict("it ended".into()), vec![]).success().unwrap_err().is::<Unlucky>());
+        let crash = Status::Crashed(warning());
+        assert!(outcome(crash.clone(), vec![]).success().unwrap_err().is::<Unlucky>());
+        let later = Outcome { boot: Some(Duration::from_secs(5)), ..outcome(crash, vec![]) };
+        assert!(!later.success().unwrap_err().is::<Unlucky>());
     }
 
     #[test]

@@ -397,6 +397,24 @@ fn device_id_dangling_the_first_of_a_group_is_unbound() {
 }
 
 #[test]
+fn device_id_dangling_not_of_a_new_device_at_the_old_ones_address() {
+    let (old, mut new) = (dev(1), dev(2));
+    new.idev = old.idev;
+    let mut script = Script::new();
+    script.by(10).bind(&old);
+    // The unbind frees the object, and is held up before it returns; its address is given out again meanwhile.
+    script.by(11).iommufd(ProbeId::IommufdUnbind, &old, 0).iommufd(ProbeId::IommufdDeviceDestroy, &old, 0);
+    script.by(11).iommufd_ret(ProbeId::IommufdDeviceDestroy, 0);
+    script.by(12).bind(&new).attach(&new, 0, &hnd(1, &new));
+    script.by(11).iommufd_ret(ProbeId::IommufdUnbind, 0);
+    let mut kept = script.clone();
+    assert_eq!(broken(&script.run()), [""; 0]);
+    // And the new one is still known: its own unbind is judged.
+    kept.by(12).unbind(&new);
+    assert_eq!(broken(&kept.run()), ["device-id-dangling"]);
+}
+
+#[test]
 fn device_mismatch() {
     let (a, b) = (dev(1), dev(2));
     let (handle, foreign) = (hnd(1, &a), hnd(1, &b));
