@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Filter, consumer::Consumer, mirror, processes::Descendants};
 use crate::{
     analysis::Observer,
-    model::{Effects, Model, ModelOptions},
+    model::{Effects, Model},
     output::Exit,
     source::{Batch, SourceInfo, Stacks, Stream},
 };
@@ -49,9 +49,8 @@ impl<T: Teller> Flow<T> {
     /// For a stream that has not begun; ends after `limit` spans.
     pub fn new(stream: &Stream, filter: Filter, limit: Option<u64>, teller: T) -> Self {
         let info = Arc::clone(stream.info());
-        let options = ModelOptions { unseen: mirror::unseen(&info), settled: info.settled, ..ModelOptions::default() };
         Flow {
-            model: Model::new(info.features.clone(), options),
+            model: Model::new(info.features.clone(), mirror::options(&info)),
             effects: Effects::default(),
             filter,
             processes: Descendants::none(),

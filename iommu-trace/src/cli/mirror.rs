@@ -2,10 +2,16 @@
 
 use crate::{
     event::ProbeId,
-    model::ProbeSet,
+    model::{ModelOptions, ProbeSet},
     probes::{CATALOGUE, Verdict},
     source::SourceInfo,
 };
+
+/// How a model is to work on what this source gives, with nothing asked for.
+#[must_use]
+pub fn options(info: &SourceInfo) -> ModelOptions {
+    ModelOptions { unseen: unseen(info), settled: info.settled, ..ModelOptions::default() }
+}
 
 /// Functions that the kernel has and that are not probed: the model must not take silence for absence.
 ///

@@ -21,7 +21,7 @@ use super::{
     log, mirror, parse, run, run::Drive, source,
 };
 use crate::{
-    model::{Effects, Model, ModelOptions, Violation, span::Topic},
+    model::{Effects, Model, Violation, span::Topic},
     output::{self, Exit, Reason},
     recording::{Files, Flight, Header, Limits, Target},
     source::{Batch, SourceInfo, Stacks, Stream, live::StackLevel},
@@ -202,11 +202,7 @@ struct Recorder {
 impl Recorder {
     fn new(arguments: &RecordArgs, target: Target, stream: &Stream, stop: &StopArgs) -> anyhow::Result<Self> {
         let info = Arc::clone(stream.info());
-        let model = || {
-            let options =
-                ModelOptions { unseen: mirror::unseen(&info), settled: info.settled, ..ModelOptions::default() };
-            Model::new(info.features.clone(), options)
-        };
+        let model = || Model::new(info.features.clone(), mirror::options(&info));
         let header = Header::new(&info, &arguments.events, &run::command_words(stop));
         let name = target.name();
         let asked = Arc::new(AtomicBool::new(false));

@@ -76,14 +76,13 @@ impl Session {
         let frees = ProbeId::Kfree.function();
         let sees_frees = info.probes.iter().any(|probe| probe.function == frees && probe.verdict == Verdict::Ok);
         let judging = judging.map(|judging| Judging { track_frees: judging.track_frees || sees_frees, ..judging });
-        let defaults = ModelOptions::default();
+        let defaults = mirror::options(info);
         let model = ModelOptions {
             stages: options.output.stages,
-            settled: info.settled,
-            unseen: mirror::unseen(info),
             answer_timeout: judging.as_ref().map_or(defaults.answer_timeout, |judging| judging.answer_timeout),
             clock: Some(Box::new(mirror::clock())),
             rules: judging.as_ref().map_or(defaults.rules, |judging| judging.rules),
+            ..defaults
         };
         Session {
             model: Model::new(info.features.clone(), model),

@@ -189,12 +189,7 @@ impl Top {
         let processes = Arc::new(Mutex::new(Descendants::none()));
         let asked = Arc::clone(&processes);
         let fresh = move || {
-            let options = ModelOptions {
-                settled: info.settled,
-                unseen: mirror::unseen(&info),
-                clock: Some(Box::new(mirror::clock())),
-                ..ModelOptions::default()
-            };
+            let options = ModelOptions { clock: Some(Box::new(mirror::clock())), ..mirror::options(&info) };
             let (filter, asked) = (filter.clone(), Arc::clone(&asked));
             let wanted = move |span: &Span| {
                 let mut processes = asked.lock().unwrap_or_else(PoisonError::into_inner);

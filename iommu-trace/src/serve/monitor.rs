@@ -179,12 +179,10 @@ impl Watch {
     fn new(stream: Stream, options: &MonitorOptions) -> Self {
         let info = Arc::clone(stream.info());
         let model = ModelOptions {
-            stages: false,
             answer_timeout: options.answer_timeout,
-            settled: info.settled,
-            unseen: mirror::unseen(&info),
             clock: Some(Box::new(mirror::clock())),
             rules: options.rules,
+            ..mirror::options(&info)
         };
         Watch {
             model: Model::new(info.features.clone(), model),
