@@ -6,12 +6,12 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use super::{
-    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, log, parse, run::Run, session::Judging, source,
+    ConsumerOptions, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StopArgs, log, parse, run::Run,
+    session::Judging, source,
 };
 use crate::{
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
-    source::live::StackLevel,
 };
 
 /// What the rules rest on; maps, unmaps and invalidations are many and of no use to them.
@@ -86,24 +86,9 @@ pub struct CheckArgs {
     #[arg(short, long, value_name = "FILE", help_heading = "How it looks")]
     pub output: Option<PathBuf>,
 
-    /// Whose kernel stacks are taken, and shown with the evidence: of what is `rare`, which is all but page faults, or of
-    /// everything. A stack costs ten times what else an event does.
-    #[arg(
-        long,
-        value_name = "WHICH",
-        value_enum,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "rare",
-        default_missing_value = "all",
-        overrides_with = "no_stacks",
-        help_heading = "How it looks"
-    )]
-    pub stacks: StackLevel,
-
-    /// Take no kernel stacks.
-    #[arg(long, overrides_with = "stacks", help_heading = "How it looks")]
-    pub no_stacks: bool,
+    /// Whose kernel stacks are taken, and shown with the evidence.
+    #[command(flatten, next_help_heading = "How it looks")]
+    pub stacks: RareStacksArgs,
 
     /// What times count from.
     #[arg(long, value_enum, default_value_t = TimeForm::Relative, help_heading = "How it looks")]
@@ -149,7 +134,7 @@ impl CheckArgs {
             output: OutputArgs {
                 format: self.format,
                 output: self.output.clone(),
-                stacks: if self.no_stacks { StackLevel::None } else { self.stacks },
+                stacks: self.stacks.level().into(),
                 stages: false,
                 time: self.time,
             },

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use super::{
-    ConsumerOptions, Filter, FromArgs, LiveArgs, OutputArgs, SelectArgs, StopArgs,
+    ConsumerOptions, Filter, FromArgs, LiveArgs, OutputArgs, SelectArgs, StacksArgs, StopArgs,
     command::find_command,
     complain,
     flow::{Flow, Teller, Whole},
@@ -20,7 +20,6 @@ use crate::{
     export::Perfetto,
     model::{Violation, span::Span},
     output::{Format, Output, TimeForm},
-    source::live::StackLevel,
 };
 
 /// Convert a recording for other tools.
@@ -55,9 +54,9 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE", required_if_eq("format", "parquet"))]
     pub output: Option<PathBuf>,
 
-    /// Kernel stacks, too (json).
-    #[arg(long)]
-    pub stacks: bool,
+    /// Whose kernel stacks are told (json).
+    #[command(flatten)]
+    pub stacks: StacksArgs,
 
     /// What is exported; everything that was recorded unless told otherwise.
     #[command(flatten)]
@@ -96,7 +95,7 @@ impl Export {
             output: OutputArgs {
                 format: Format::Json,
                 output: arguments.output.clone(),
-                stacks: if arguments.stacks { StackLevel::All } else { StackLevel::None },
+                stacks: arguments.stacks,
                 stages: false,
                 time: TimeForm::Utc,
             },

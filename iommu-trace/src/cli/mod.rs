@@ -39,7 +39,7 @@ pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
 pub use filter::{Filter, Pids, Processes};
 pub use handles::{holdings, holdings_at};
-pub use options::{ConsumerOptions, FromArgs, LiveArgs, OutputArgs, SelectArgs, StopArgs};
+pub use options::{ConsumerOptions, FromArgs, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StacksArgs, StopArgs};
 pub use parse::Moment;
 pub use processes::Descendants;
 pub use record::RecordArgs;

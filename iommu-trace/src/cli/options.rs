@@ -114,18 +114,9 @@ pub struct OutputArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Take kernel stacks, and show them: of everything, or only of what is `rare`, which is all but page faults, DMA faults,
-    /// mappings and invalidations. A stack costs ten times what else an event does.
-    #[arg(
-        long,
-        value_name = "WHICH",
-        value_enum,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "none",
-        default_missing_value = "all"
-    )]
-    pub stacks: StackLevel,
+    /// Whose kernel stacks are shown.
+    #[command(flatten)]
+    pub stacks: StacksArgs,
 
     /// Show each stage of a fault as it happens, too.
     #[arg(long)]
@@ -134,6 +125,61 @@ pub struct OutputArgs {
     /// What times count from.
     #[arg(long, value_enum, default_value_t = TimeForm::Relative)]
     pub time: TimeForm,
+}
+
+/// Whose kernel stacks are taken, by a command that takes none by itself.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct StacksArgs {
+    /// Take kernel stacks, and show them: of everything, or only of what is `rare`, which is all but page faults, DMA faults,
+    /// mappings and invalidations. A stack costs ten times what else an event does.
+    #[arg(
+        id = "stacks",
+        long = "stacks",
+        value_name = "WHICH",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "none",
+        default_missing_value = "all"
+    )]
+    pub level: StackLevel,
+}
+
+impl From<StackLevel> for StacksArgs {
+    fn from(level: StackLevel) -> Self {
+        StacksArgs { level }
+    }
+}
+
+/// Whose kernel stacks are taken, by a command that takes those of what is rare by itself.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RareStacksArgs {
+    /// Whose kernel stacks are taken: of what is `rare`, which is all but page faults, DMA faults, mappings and invalidations,
+    /// or of everything. A stack costs ten times what else an event does.
+    #[arg(
+        id = "stacks",
+        long = "stacks",
+        value_name = "WHICH",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "rare",
+        default_missing_value = "all",
+        overrides_with = "no_stacks"
+    )]
+    asked: StackLevel,
+
+    /// Take no kernel stacks: cheaper.
+    #[arg(long, overrides_with = "stacks")]
+    no_stacks: bool,
+}
+
+impl RareStacksArgs {
+    /// What came of the two options.
+    #[must_use]
+    pub fn level(self) -> StackLevel {
+        if self.no_stacks { StackLevel::None } else { self.asked }
+    }
 }
 
 /// Where events come from: the running kernel, unless a recording is named.
@@ -179,4 +225,27 @@ pub struct LiveArgs {
     /// Tell on standard error what the tracer itself does; twice for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Rare {
+        #[command(flatten)]
+        stacks: RareStacksArgs,
+    }
+
+    #[test]
+    fn of_two_words_about_stacks_the_last_counts() {
+        let level = |words: &[&str]| Rare::try_parse_from([&["x"], words].concat()).unwrap().stacks.level();
+        assert_eq!(level(&[]), StackLevel::Rare);
+        assert_eq!(level(&["--stacks"]), StackLevel::All);
+        assert_eq!(level(&["--stacks=rare"]), StackLevel::Rare);
+        assert_eq!(level(&["--stacks", "--no-stacks"]), StackLevel::None);
+        assert_eq!(level(&["--no-stacks", "--stacks=all"]), StackLevel::All);
+    }
 }

@@ -17,14 +17,14 @@ use signal_hook::consts::SIGUSR1;
 use tokio::time::Instant;
 
 use super::{
-    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, command::find_command, complain, consumer::Consumer,
-    log, mirror, parse, run, run::Drive, source,
+    ConsumerOptions, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StopArgs, command::find_command, complain,
+    consumer::Consumer, log, mirror, parse, run, run::Drive, source,
 };
 use crate::{
     model::{Effects, Model, Violation, span::Topic},
     output::{self, Exit, Reason},
     recording::{Files, Flight, Header, Limits, Target},
-    source::{Batch, SourceInfo, Stacks, Stream, live::StackLevel},
+    source::{Batch, SourceInfo, Stacks, Stream},
 };
 
 /// How long events wait until they are written.
@@ -70,23 +70,9 @@ pub struct RecordArgs {
     )]
     pub events: Vec<Topic>,
 
-    /// Whose kernel stacks are taken: of what is `rare`, which is all but page faults, DMA faults, mappings and invalidations,
-    /// or of everything. A stack costs ten times what else an event does.
-    #[arg(
-        long,
-        value_name = "WHICH",
-        value_enum,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "rare",
-        default_missing_value = "all",
-        overrides_with = "no_stacks"
-    )]
-    pub stacks: StackLevel,
-
-    /// Take no kernel stacks: smaller and cheaper.
-    #[arg(long, overrides_with = "stacks")]
-    pub no_stacks: bool,
+    /// Whose kernel stacks are taken.
+    #[command(flatten)]
+    pub stacks: RareStacksArgs,
 
     /// End when the file is as large as this, as 100M; with --keep go on in a new one.
     #[arg(long, value_name = "SIZE", value_parser = parse::file_size)]
@@ -120,15 +106,11 @@ pub struct RecordArgs {
 }
 
 impl RecordArgs {
-    fn stacks(&self) -> StackLevel {
-        if self.no_stacks { StackLevel::None } else { self.stacks }
-    }
-
     fn consumer(&self) -> ConsumerOptions {
         ConsumerOptions {
             select: SelectArgs { events: self.events.clone(), ..SelectArgs::default() },
             stop: StopArgs { duration: self.duration, count: None, command: self.command.clone() },
-            output: OutputArgs { stacks: self.stacks(), ..OutputArgs::default() },
+            output: OutputArgs { stacks: self.stacks.level().into(), ..OutputArgs::default() },
             live: self.live.clone(),
         }
     }
@@ -226,7 +208,7 @@ impl Recorder {
             name,
             model: model(),
             effects: Effects::default(),
-            stacks: (arguments.stacks() != StackLevel::None).then(|| Arc::clone(stream.stacks())),
+            stacks: arguments.stacks.level().is_any().then(|| Arc::clone(stream.stacks())),
             settle: arguments.settle,
             waiting: None,
             asked,

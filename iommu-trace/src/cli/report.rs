@@ -61,7 +61,7 @@ impl Report {
             select: self.select.clone(),
             stop: self.stop.clone(),
             // The evidence of violations has stacks.
-            output: OutputArgs { stacks: StackLevel::Rare, ..OutputArgs::default() },
+            output: OutputArgs { stacks: StackLevel::Rare.into(), ..OutputArgs::default() },
             live: LiveArgs { from, ..self.live.clone() },
         };
         let filter = Filter::new(&options.select)?;

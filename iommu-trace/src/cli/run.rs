@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     output::{Exit, Output, Reason, Start, is_closed_pipe, quoted},
-    source::{self, Source, Stream, live::StackLevel},
+    source::{self, Source, Stream},
 };
 
 /// A run that is checked and may begin: nothing has been traced or printed.
@@ -68,7 +68,7 @@ impl<'a> Run<'a> {
         let drive = Drive { stop: &options.stop, program, followed };
         drive.run(source, |stream| {
             let info = Arc::clone(stream.info());
-            let stacks = (options.output.stacks != StackLevel::None).then(|| Arc::clone(stream.stacks()));
+            let stacks = options.output.stacks.level.is_any().then(|| Arc::clone(stream.stacks()));
             let mut session = Session::new(options, &info, stacks, filter, output, judging);
             let command = command_words(&options.stop);
             let start = Start { info: &info, topics: &options.select.events, command: &command };

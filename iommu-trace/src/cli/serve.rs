@@ -10,14 +10,15 @@ use tokio::{
 };
 
 use super::{
-    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StopArgs, complain, log, parse, signals::Signals, source,
+    ConsumerOptions, LiveArgs, OutputArgs, SelectArgs, StacksArgs, StopArgs, complain, log, parse, signals::Signals,
+    source,
 };
 use crate::{
     metrics::DeviceLimit,
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
     serve::{Control, Exporter, MonitorOptions, ServeOptions, Unprivileged, drop_privileges},
-    source::{live::StackLevel, spawn},
+    source::spawn,
 };
 
 /// Serve metrics to Prometheus over HTTP, and judge by the rules all the while.
@@ -90,19 +91,9 @@ pub struct ServeArgs {
     )]
     pub answer_timeout: Duration,
 
-    /// Take kernel stacks, and show those of the evidence in /violations: of everything, or only of what is `rare`, which is
-    /// all but page faults, DMA faults, mappings and invalidations.
-    #[arg(
-        long,
-        value_name = "WHICH",
-        value_enum,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "none",
-        default_missing_value = "all",
-        help_heading = "What is watched"
-    )]
-    pub stacks: StackLevel,
+    /// Whose kernel stacks are taken, and shown in /violations.
+    #[command(flatten, next_help_heading = "What is watched")]
+    pub stacks: StacksArgs,
 
     /// How it is traced.
     #[command(flatten)]
@@ -127,7 +118,7 @@ impl ServeArgs {
                 rules,
                 answer_timeout: self.answer_timeout,
                 devices: DeviceLimit(self.device_limit),
-                stacks: self.stacks != StackLevel::None,
+                stacks: self.stacks.level.is_any(),
             },
             #[cfg(feature = "otlp")]
             push: self.otlp.clone().map(|endpoint| crate::serve::PushOptions { endpoint, every: self.otlp_interval }),
@@ -159,7 +150,7 @@ impl Serve {
         // What can be wrong shows before a probe is attached.
         let exporter = Exporter::bind(arguments.options()?)?;
         let source = source::open(&arguments.consumer(), &arguments.events)?;
-        if arguments.stacks != StackLevel::None {
+        if arguments.stacks.level.is_any() {
             source.stacks().prepare();
         }
         let stream = spawn(Box::new(Unprivileged::new(source)))?;

@@ -13,7 +13,7 @@ use crate::{
         TextOptions, TextSink, Unjudged, Watched,
     },
     probes::Verdict,
-    source::{Batch, Frame, SourceInfo, Stacks, live::StackLevel},
+    source::{Batch, Frame, SourceInfo, Stacks},
 };
 
 /// How long written lines may wait when the output is no terminal.
@@ -304,6 +304,6 @@ fn sink(options: &ConsumerOptions, info: &SourceInfo, output: Output, heads: boo
             let text = TextOptions { palette, columns, wrap, heads };
             Box::new(TextSink::new(output, clock, text))
         }
-        Format::Json => Box::new(JsonSink::new(output, clock, options.output.stacks != StackLevel::None)),
+        Format::Json => Box::new(JsonSink::new(output, clock, options.output.stacks.level.is_any())),
     }
 }

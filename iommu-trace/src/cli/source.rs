@@ -17,10 +17,11 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<d
     }
     let record = &options.live.from.record;
     let target = record.as_deref().map(Target::new).transpose()?;
+    let stacks = options.output.stacks.level;
     let source = live::open(&LiveOptions {
         topics: topics.to_vec(),
         // Who reads the recording may ask for them.
-        stacks: if target.is_some() { options.output.stacks.max(StackLevel::Rare) } else { options.output.stacks },
+        stacks: if target.is_some() { stacks.max(StackLevel::Rare) } else { stacks },
         buffer_size: options.live.buffer_size,
         verbose: options.live.verbose > 0,
         track_frees: options.live.track_frees,

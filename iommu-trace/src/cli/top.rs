@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum as _};
 
 use super::{
-    Filter, LiveArgs, SelectArgs,
+    Filter, LiveArgs, RareStacksArgs, SelectArgs,
     command::{Workload, find_command},
     log, mirror, parse,
     processes::Descendants,
@@ -27,7 +27,7 @@ use crate::{
     recording::{self, Header, Recording, Target, Tee},
     source::{
         self, Source,
-        live::{self, LiveOptions, StackLevel},
+        live::{self, LiveOptions},
     },
     tui::{
         engine::Engine,
@@ -81,9 +81,8 @@ pub struct Top {
     #[arg(long, help_heading = "How it looks")]
     ascii: bool,
 
-    /// Take no kernel stacks: cheaper.
-    #[arg(long, help_heading = "How it is traced")]
-    no_stacks: bool,
+    #[command(flatten, next_help_heading = "How it is traced")]
+    stacks: RareStacksArgs,
 
     /// Play a recording at so many times real time.
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = speed, requires = "from", help_heading = "How it looks")]
@@ -144,7 +143,7 @@ impl Top {
         let target = self.live.from.record.as_deref().map(Target::new).transpose()?;
         let mut source = live::open(&LiveOptions {
             topics: topics.clone(),
-            stacks: if self.no_stacks { StackLevel::None } else { StackLevel::Rare },
+            stacks: self.stacks.level(),
             buffer_size: self.live.buffer_size,
             verbose: verbose > 0,
             track_frees: self.live.track_frees,

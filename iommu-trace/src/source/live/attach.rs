@@ -13,7 +13,7 @@ use aya::{
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, StackLevel, diagnostics::LEVEL, sums, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
 use crate::{
     kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
@@ -82,7 +82,7 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
         .override_global("OFFSETS", kernel.offsets.as_slice(), true)
         .override_global("SETTINGS", as_bytes(&settings), true)
         .map_max_entries("RING", ring);
-    if options.stacks == StackLevel::None {
+    if !options.stacks.is_any() {
         loader.map_max_entries("STACKS", 1);
     }
     if !options.track_frees {

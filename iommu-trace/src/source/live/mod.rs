@@ -100,6 +100,12 @@ pub enum StackLevel {
 }
 
 impl StackLevel {
+    /// Whether there are any.
+    #[must_use]
+    pub fn is_any(self) -> bool {
+        self != StackLevel::None
+    }
+
     /// As the BPF programs are told.
     fn setting(self) -> u32 {
         match self {
