@@ -9,7 +9,9 @@ use std::{
 use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, RawTracePoint, kprobe::KProbeLinkId},
+    programs::{
+        BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, ProgramError, RawTracePoint, kprobe::KProbeLinkId,
+    },
 };
 use iommu_trace_common::{ProbeId, Settings};
 
@@ -146,20 +148,21 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
                             "loaded and attached"
                         ),
                         Err(error) => {
+                            let refused = is_refusal(&error);
                             let reason = format!("{} {name}: {}", job.program.way, reason(&error));
-                            broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.probe.id, reason));
+                            broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.probe.id, reason, refused));
                         }
                     }
                 }
             });
         }
     });
-    for (id, reason) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    for (id, reason, of_its_loads) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
         tracing::debug!(%reason, "a probe could not be attached");
         if has_no_address(&reason) {
             plan.inlined(id);
         } else {
-            refused |= is_refusal(&reason);
+            refused |= of_its_loads;
             plan.broken(id, &reason);
         }
     }
@@ -242,8 +245,12 @@ fn has_no_address(reason: &str) -> bool {
 }
 
 /// Whether the verifier read the program and did not like what it does.
-fn is_refusal(reason: &str) -> bool {
-    reason.contains("BPF_PROG_LOAD") && reason.contains("processed ")
+fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(ProgramError::LoadError { io_error, verifier_log })
+            if matches!(io_error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) && !verifier_log.to_string().is_empty()
+    )
 }
 
 /// An error with its causes in one line. A verifier's log is cut to its last lines, where the reason is.
@@ -270,10 +277,21 @@ mod tests {
             output: The address of function iommu_completion_wait cannot be found | processed 0 insns";
         assert!(has_no_address(text));
         assert!(!has_no_address("fentry a_enter: Permission denied (os error 13)"));
-        assert!(!is_refusal("fentry a_enter: the BPF_PROG_LOAD syscall returned Operation not permitted (os error 1)"));
-        let refused = "fentry a_enter: the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: R1 \
-            invalid mem access 'scalar' | processed 12 insns (limit 1000000)";
-        assert!(is_refusal(refused));
+    }
+
+    #[test]
+    fn a_refusal_has_the_verifiers_word_and_a_lack_of_privileges_has_not() {
+        let failed = |errno, log: &str| {
+            let io_error = std::io::Error::from_raw_os_error(errno);
+            anyhow::Error::new(ProgramError::LoadError {
+                io_error,
+                verifier_log: aya_obj::VerifierLog::new(log.into()),
+            })
+        };
+        let log = "cannot access ptr member dev with moff 48 in struct iommu_fault_param with off 49 size 8\nprocessed 108 insns";
+        assert!(is_refusal(&failed(libc::EACCES, log)));
+        assert!(!is_refusal(&failed(libc::EPERM, "")) && !is_refusal(&failed(libc::EACCES, "")));
+        assert!(!is_refusal(&anyhow::anyhow!("the BPF object has no program a_enter")));
     }
 
     #[test]
