@@ -51,22 +51,9 @@ fn target_root(out_dir: &Path) -> PathBuf {
 }
 
 fn compile(target_dir: &Path) -> Result<PathBuf, String> {
-    let toolchain = toolchain::find().map_err(|missing| missing.to_string())?;
     let manifest = Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo did not set CARGO_MANIFEST_DIR")?)
         .join("../iommu-trace-ebpf/Cargo.toml");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").map_err(|error| format!("CARGO_CFG_TARGET_ARCH: {error}"))?;
     // One directory an architecture: the same target triple stands for them all.
-    let target_dir = target_dir.join(&arch);
-    let status = toolchain
-        .cargo_build(&arch)
-        .args(["--bin", "iommu-trace-ebpf", "--manifest-path"])
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .status()
-        .map_err(|error| format!("cannot run {:?}: {error}", toolchain.compiler))?;
-    if !status.success() {
-        return Err(format!("building the BPF programs with {:?} failed: {status}", toolchain.compiler));
-    }
-    Ok(target_dir.join(toolchain::TARGET).join("release/iommu-trace-ebpf"))
+    toolchain::build("iommu-trace-ebpf", &manifest, &arch, &target_dir.join(&arch))
 }

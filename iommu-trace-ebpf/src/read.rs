@@ -193,21 +193,20 @@ pub fn device_into(place: *mut Device, dev: u64) {
 /// A device, its name and its group: see [`member`].
 #[inline(always)]
 pub fn device_by(direct: bool, place: *mut Device, dev: u64) {
-    let group = member(direct, dev, Field::DeviceIommuGroup);
-    set!(place, { ptr: dev, group: group, group_id: member(direct, group, Field::GroupId), pad: 0 });
-    // SAFETY: the place is a whole `Device`.
-    name_into(direct, unsafe { &raw mut (*place).name }.cast(), dev);
+    member_by(direct, place, dev, member(direct, dev, Field::DeviceIommuGroup));
 }
 
 /// A device, its name, and the group it is known to be in.
 #[inline(always)]
 pub fn member_into(place: *mut Device, dev: u64, group: u64) {
-    set!(place, { ptr: dev, group: group, pad: 0 });
+    member_by(false, place, dev, group);
+}
+
+#[inline(always)]
+fn member_by(direct: bool, place: *mut Device, dev: u64, group: u64) {
+    set!(place, { ptr: dev, group: group, group_id: member(direct, group, Field::GroupId), pad: 0 });
     // SAFETY: the place is a whole `Device`.
-    unsafe {
-        copy(&raw mut (*place).group_id, group, Field::GroupId);
-        name_into(false, (&raw mut (*place).name).cast(), dev);
-    }
+    name_into(direct, unsafe { &raw mut (*place).name }.cast(), dev);
 }
 
 /// The device behind a `struct pci_dev`.

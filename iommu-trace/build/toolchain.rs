@@ -89,6 +89,23 @@ pub fn find() -> Result<Toolchain, Missing> {
     }
 }
 
+/// Builds the BPF program `name` of a manifest for guests and machines of `arch`, and tells where the object is.
+pub fn build(name: &str, manifest: &Path, arch: &str, target_dir: &Path) -> Result<PathBuf, String> {
+    let toolchain = find().map_err(|missing| missing.to_string())?;
+    let status = toolchain
+        .cargo_build(arch)
+        .args(["--bin", name, "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target_dir)
+        .status()
+        .map_err(|error| format!("cannot run {:?}: {error}", toolchain.compiler))?;
+    if !status.success() {
+        return Err(format!("building {name} with {:?} failed: {status}", toolchain.compiler));
+    }
+    Ok(target_dir.join(TARGET).join("release").join(name))
+}
+
 fn find_compiler() -> Option<Compiler> {
     ready_compiler().or_else(nightly_compiler)
 }

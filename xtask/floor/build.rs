@@ -26,20 +26,8 @@ fn build() -> Result<(), String> {
         println!("cargo::rerun-if-changed={path}");
     }
     let arch = env::var("CARGO_CFG_TARGET_ARCH").map_err(|error| format!("CARGO_CFG_TARGET_ARCH: {error}"))?;
-    let toolchain = toolchain::find().map_err(|missing| missing.to_string())?;
-    let target_dir = out_dir.join("bpf");
-    let status = toolchain
-        .cargo_build(&arch)
-        .args(["--bin", "iommu-trace-floor-ebpf", "--manifest-path"])
-        .arg(variable("CARGO_MANIFEST_DIR")?.join("ebpf/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .status()
-        .map_err(|error| format!("cannot run {:?}: {error}", toolchain.compiler))?;
-    if !status.success() {
-        return Err(format!("building the floor's BPF programs with {:?} failed: {status}", toolchain.compiler));
-    }
-    let built = target_dir.join(toolchain::TARGET).join("release/iommu-trace-floor-ebpf");
+    let manifest = variable("CARGO_MANIFEST_DIR")?.join("ebpf/Cargo.toml");
+    let built = toolchain::build("iommu-trace-floor-ebpf", &manifest, &arch, &out_dir.join("bpf"))?;
     let object = out_dir.join("floor.bpf.o");
     fs::copy(&built, &object).map_err(|error| format!("cannot copy {} to the build: {error}", built.display()))?;
     Ok(())
