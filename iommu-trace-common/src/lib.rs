@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod field;
+pub mod near;
 pub mod probe;
 pub mod record;
 
@@ -43,6 +44,19 @@ pub mod owner {
     pub const IOMMUFD: u32 = 1;
     /// Shared virtual addressing: the handle is the first member of a `struct iommu_sva`.
     pub const SVA: u32 = 2;
+}
+
+/// How many groups can be filtered out in BPF: those with higher numbers are left to user space.
+pub const MAX_FILTERED: usize = 16384;
+
+/// Which groups are filtered out in BPF.
+pub mod filter {
+    /// None.
+    pub const NONE: u32 = 0;
+    /// Those that have not one of the numbers asked for.
+    pub const BY_NUMBER: u32 = 1;
+    /// Those whose devices have other names than asked for, until another device joins or leaves one.
+    pub const BY_DEVICE: u32 = 2;
 }
 
 /// Whose kernel stacks are taken. To unwind one costs more than all the rest of a record.
@@ -93,6 +107,8 @@ pub struct Settings {
     pub amd_wait_void: u32,
     /// `IOMMU_FAULT_PAGE_REQ` of this kernel: 1, or 2 where it has unrecoverable faults, too (before 6.8).
     pub page_request: u32,
+    /// Whether page faults and look-ups of some groups are not told: one of [`filter`].
+    pub filter: u32,
 }
 
 /// What a [`record::Slot`] tells.

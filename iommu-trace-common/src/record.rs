@@ -411,6 +411,18 @@ records! {
         within: [u32; 20],
     }
 
+    /// What calls of one function for one domain came to on one CPU, where there is a place for them: see [`crate::near`].
+    struct Near {
+        /// The domain; 0 where the place is free, [`crate::near::RETIRED`] where it is about to be.
+        object: u64,
+        /// Calls.
+        calls: u64,
+        /// Those that failed.
+        failed: u64,
+        /// Bytes mapped or unmapped.
+        amount: u64,
+    }
+
     /// What calls came to since it was told last. Made by user space of what BPF has summed up; in recordings.
     struct Sum {
         /// Of what.

@@ -6,6 +6,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
+    filter,
     free::watch,
     out::{emit, emit_often, now, set},
     probe::{Args, Ret, on_enter, on_enter_either, on_exit, on_exit_either},
@@ -179,6 +180,9 @@ fn looked_up(ctx: &(impl Args + Ret)) {
     // The result comes after the arguments, with its type.
     let found = if ctx.direct() { ctx.arg(3) } else { ctx.ret() };
     let ret = read::error_of(found);
+    if filter::is_unwanted(|| ctx.member(ctx.arg(0), Field::GroupId)) {
+        return;
+    }
     emit_often(ctx, ProbeId::AttachHandleGet, Phase::Exit, |record: *mut Lookup| {
         // SAFETY: the place is this record's.
         read::handle_by(ctx.direct(), unsafe { &raw mut (*record).handle }, if ret == 0 { found } else { 0 }, 0);
@@ -213,6 +217,7 @@ on_enter_either!(domain_free_enter, domain_free_kprobe, domain_freed);
 
 #[inline(always)]
 fn group_member(ctx: &impl Args, probe: ProbeId) {
+    filter::changed(ctx.arg(0) as i32);
     emit(ctx, probe, Phase::Enter, |record: *mut DeviceOnly| {
         // SAFETY: the place is this record's.
         let device = unsafe { &raw mut (*record).device };

@@ -95,13 +95,13 @@ fn sg_key() -> Key {
 }
 
 #[inline(always)]
-fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: &Key, size: u64, ret: i64) {
+fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: impl FnOnce() -> Key, size: u64, ret: i64) {
     if setting!(sums) != 0 {
         // No programs are at the entries then: nothing is known of the duration.
-        sum::add(probe, ctx.arg(0), 0, ret < 0, done(probe, size, ret), None);
+        sum::count(probe, ctx.arg(0), ret < 0, done(probe, size, ret));
         return;
     }
-    if let Some(duration) = end(key) {
+    if let Some(duration) = end(&key()) {
         emit_often(ctx, probe, Phase::Exit, |record: *mut Dma| {
             set!(record, { domain: ctx.arg(0), iova: ctx.arg(1), size: size, ret: ret, duration: duration });
         });
@@ -117,8 +117,8 @@ fn map(ctx: &impl Args) {
 }
 #[inline(always)]
 fn mapped(ctx: &(impl Args + Ret)) {
-    let key = Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1));
-    finish(ctx, ProbeId::Map, &key, ctx.arg(3), ctx.ret() as i32 as i64);
+    let key = || Key::new(ProbeId::Map, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::Map, key, ctx.arg(3), ctx.ret() as i32 as i64);
 }
 on_call_either!(Map, (map_enter, map_kprobe, map), (map_exit, map_kretprobe, mapped));
 
@@ -131,8 +131,8 @@ fn map_nosync(ctx: &impl Args) {
 }
 #[inline(always)]
 fn mapped_nosync(ctx: &(impl Args + Ret)) {
-    let key = Key::new(ProbeId::MapNosync, ctx.arg(0), ctx.arg(1));
-    finish(ctx, ProbeId::MapNosync, &key, ctx.arg(3), ctx.ret() as i32 as i64);
+    let key = || Key::new(ProbeId::MapNosync, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::MapNosync, key, ctx.arg(3), ctx.ret() as i32 as i64);
 }
 on_enter!(map_nosync_enter, map_nosync);
 on_exit!(map_nosync_exit, mapped_nosync);
@@ -145,7 +145,7 @@ fn map_sg(_ctx: &impl Args) {
 #[inline(always)]
 fn mapped_sg(ctx: &(impl Args + Ret)) {
     let ret = ctx.ret() as i64;
-    finish(ctx, ProbeId::MapSg, &sg_key(), if ret > 0 { ret as u64 } else { 0 }, ret);
+    finish(ctx, ProbeId::MapSg, sg_key, if ret > 0 { ret as u64 } else { 0 }, ret);
 }
 on_call_either!(MapSg, (map_sg_enter, map_sg_kprobe, map_sg), (map_sg_exit, map_sg_kretprobe, mapped_sg));
 
@@ -156,8 +156,8 @@ fn unmap(ctx: &impl Args) {
 }
 #[inline(always)]
 fn unmapped(ctx: &(impl Args + Ret)) {
-    let key = Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1));
-    finish(ctx, ProbeId::Unmap, &key, ctx.arg(2), ctx.ret() as i64);
+    let key = || Key::new(ProbeId::Unmap, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::Unmap, key, ctx.arg(2), ctx.ret() as i64);
 }
 on_call_either!(Unmap, (unmap_enter, unmap_kprobe, unmap), (unmap_exit, unmap_kretprobe, unmapped));
 
@@ -168,8 +168,8 @@ fn unmap_fast(ctx: &impl Args) {
 }
 #[inline(always)]
 fn unmapped_fast(ctx: &(impl Args + Ret)) {
-    let key = Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1));
-    finish(ctx, ProbeId::UnmapFast, &key, ctx.arg(2), ctx.ret() as i64);
+    let key = || Key::new(ProbeId::UnmapFast, ctx.arg(0), ctx.arg(1));
+    finish(ctx, ProbeId::UnmapFast, key, ctx.arg(2), ctx.ret() as i64);
 }
 on_call_either!(
     UnmapFast,

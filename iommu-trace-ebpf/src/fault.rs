@@ -7,6 +7,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
+    filter,
     free::watch,
     out::{emit, emit_often, set},
     probe::{Args, Ret, on_call_either, on_enter, on_enter_either, on_exit, on_return_either},
@@ -24,7 +25,7 @@ fn is_request(ctx: &impl Args) -> bool {
 #[inline(always)]
 fn report(ctx: &impl Args) {
     let evt = ctx.arg(1);
-    if !is_request(ctx) {
+    if !is_request(ctx) || filter::is_unwanted_device(ctx, || ctx.arg(0)) {
         return;
     }
     emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Enter, |record: *mut Report| {
@@ -41,7 +42,7 @@ fn report(ctx: &impl Args) {
 #[inline(always)]
 fn reported(ctx: &(impl Args + Ret)) {
     // The caller's event is still there.
-    if is_request(ctx) {
+    if is_request(ctx) && !filter::is_unwanted_device(ctx, || ctx.arg(0)) {
         let ret = ctx.ret() as i32 as i64;
         emit_often(ctx, ProbeId::ReportDeviceFault, Phase::Exit, |record: *mut Return| set!(record, { ret: ret }));
     }
@@ -54,8 +55,16 @@ on_call_either!(
 
 #[inline(always)]
 fn group(ctx: &impl Args, probe: ProbeId, follow: bool, code: u32) {
+    let group = ctx.arg(0);
+    if filter::is_unwanted_device(ctx, || ctx.member(ctx.member(group, Field::IopfGroupParam), Field::FaultParamDev)) {
+        return;
+    }
+    if matches!(probe, ProbeId::IommufdIopfHandler) && setting!(filter) != 0 {
+        let handle = ctx.member(group, Field::IopfGroupHandle);
+        let queue = fault_queue(ctx, ctx.member(handle, Field::HandleDomain));
+        filter::will_be_told(queue, || get(ptr(handle, Field::IommufdHandleIdev), Field::IdevId).unwrap_or(0));
+    }
     emit_often(ctx, probe, Phase::Enter, |record: *mut Group| {
-        let group = ctx.arg(0);
         if follow {
             watch(group);
         }
@@ -123,6 +132,9 @@ on_enter!(group_dequeue_enter, group_dequeue);
 
 #[inline(always)]
 fn page_response(ctx: &impl Args, probe: ProbeId) {
+    if filter::is_unwanted_device(ctx, || ctx.arg(0)) {
+        return;
+    }
     emit_often(ctx, probe, Phase::Enter, |record: *mut PageResponse| {
         set!(record, { device: ctx.arg(0), evt: ctx.arg(1), pad: 0 });
         // SAFETY: the place is this record's.

@@ -10,6 +10,7 @@ use iommu_trace_common::{
 };
 
 use crate::{
+    filter,
     out::{diagnose, emit, emit_often, lost, set},
     probe::{Args, Ret, on_call_either, on_enter_either, on_exit_either},
     read::{self, ptr},
@@ -33,8 +34,11 @@ struct Pgfault {
 // static ssize_t iommufd_fault_fops_{read,write}(struct file *, char __user *, size_t, loff_t *)
 #[inline(always)]
 fn file_record(ctx: &impl Args, probe: ProbeId, phase: Phase, ret: i64) {
+    let file = ctx.arg(0);
+    if filter::is_not_told(|| ctx.member(file, Field::FilePrivateData), 0) {
+        return;
+    }
     emit_often(ctx, probe, phase, |record: *mut File| {
-        let file = ctx.arg(0);
         set!(record, {
             file: file,
             fault: ctx.member(file, Field::FilePrivateData),
@@ -47,7 +51,8 @@ fn file_record(ctx: &impl Args, probe: ProbeId, phase: Phase, ret: i64) {
 #[inline(always)]
 fn file_exit(ctx: &(impl Args + Ret), probe: ProbeId) {
     let ret = ctx.ret() as i64;
-    if matches!(probe, ProbeId::FaultRead) && ret > 0 {
+    let fault = || ctx.member(ctx.arg(0), Field::FilePrivateData);
+    if matches!(probe, ProbeId::FaultRead) && ret > 0 && !filter::is_not_told(fault, 0) {
         delivered(ctx, ret as u64);
     }
     file_record(ctx, probe, Phase::Exit, ret);
@@ -84,6 +89,9 @@ unsafe extern "C" fn message<C: EbpfContext>(index: u32, walk: *mut Walk<C>) -> 
         lost(ProbeId::FaultRead, Phase::Exit);
         return 0;
     };
+    if filter::is_not_told(|| walk.fault, message.dev_id) {
+        return 0;
+    }
     // SAFETY: the context outlives the loop.
     emit_often(unsafe { &*walk.ctx }, ProbeId::FaultRead, Phase::Exit, |record: *mut Delivered| {
         set!(record, {

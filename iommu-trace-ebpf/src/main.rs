@@ -13,6 +13,8 @@ mod dma_fault;
 #[cfg(target_arch = "bpf")]
 mod fault;
 #[cfg(target_arch = "bpf")]
+mod filter;
+#[cfg(target_arch = "bpf")]
 mod free;
 #[cfg(target_arch = "bpf")]
 mod invalidate;

@@ -40,6 +40,7 @@ pub(crate) static SETTINGS: Settings = Settings {
     desc_state_size: 0,
     amd_wait_void: 0,
     page_request: 1,
+    filter: 0,
 };
 
 /// One of this run's settings. Read through a volatile, so that the compiler does not take the initial values for the

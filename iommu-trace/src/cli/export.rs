@@ -103,7 +103,8 @@ impl Export {
         };
         if arguments.format == Form::Json {
             let run = Run::new(&options)?;
-            return run.consume(source::open(&options, &options.select.events)?);
+            let source = source::open_filtered(&options, &options.select.events, run.filter())?;
+            return run.consume(source);
         }
         let filter = Filter::new(&options.select)?;
         let program = options.stop.command.first().map(OsString::as_os_str).map(find_command).transpose()?;

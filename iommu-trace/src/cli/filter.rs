@@ -7,6 +7,7 @@ use super::{SelectArgs, parse::PidArg};
 use crate::{
     event::Name,
     model::span::{FaultSpan, Span, SpanKind, Topic},
+    source::live::Groups,
 };
 
 /// A predicate over spans: all that is asked for must match, and what an event does not have does not match.
@@ -118,6 +119,24 @@ impl Filter {
         self.devices.as_ref().is_none_or(|globs| globs.is_match(name))
     }
 
+    /// The groups whose page faults can pass: those of others need not leave the kernel.
+    #[must_use]
+    pub fn passing_groups(&self) -> Groups {
+        match (&self.groups[..], &self.devices) {
+            ([], None) => Groups::All,
+            ([], Some(globs)) => Groups::Devices(globs.clone()),
+            (numbers, _) => Groups::Numbers(numbers.to_vec()),
+        }
+    }
+
+    /// The topics of which something can pass: a mapping or an invalidation has no group, device or PASID.
+    #[must_use]
+    pub fn passing_topics(&self, topics: &[Topic]) -> Vec<Topic> {
+        let places = !self.groups.is_empty() || self.devices.is_some() || !self.pasids.is_empty();
+        let can_pass = |topic: &&Topic| !places || !matches!(topic, Topic::Dma | Topic::Invalidate);
+        topics.iter().filter(can_pass).copied().collect()
+    }
+
     /// Whether a span is shown. Losses always are.
     pub fn matches(&self, span: &Span, processes: &mut dyn Processes) -> bool {
         let Some(topic) = span.kind.topic() else { return true };
@@ -208,6 +227,27 @@ mod tests {
         assert!(passes(|s| s.pasid = vec![0], &fault()), "a request by RID is PASID 0");
         assert!(passes(|s| s.pasid = vec![18], &attach()));
         assert!(!passes(|s| s.pasid = vec![18], &fault()));
+    }
+
+    #[test]
+    fn what_cannot_pass_need_not_be_told() {
+        let filter = |edit: &dyn Fn(&mut SelectArgs)| {
+            let mut select = SelectArgs::default();
+            edit(&mut select);
+            Filter::new(&select).unwrap()
+        };
+        let all = [Topic::Attach, Topic::Fault, Topic::Dma, Topic::Invalidate];
+        let open = filter(&|s| s.pid = vec![PidArg::Pid(1)]);
+        assert!(matches!(open.passing_groups(), Groups::All));
+        assert_eq!(open.passing_topics(&all), all);
+        let numbered = filter(&|s| s.group = vec![3]);
+        assert!(matches!(numbered.passing_groups(), Groups::Numbers(numbers) if numbers == [3]));
+        assert_eq!(numbered.passing_topics(&all), [Topic::Attach, Topic::Fault]);
+        let named = filter(&|s| s.device = vec!["0000:00:*".into()]);
+        assert!(matches!(named.passing_groups(), Groups::Devices(globs) if globs.is_match("0000:00:01.0")));
+        // Of several groups some may have the device; by number is stricter.
+        let both = filter(&|s| (s.group, s.device) = (vec![3], vec!["*".into()]));
+        assert!(matches!(both.passing_groups(), Groups::Numbers(_)));
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Stats {
         arguments.live.settle_sums(&mut arguments.select.events, true);
         let arguments = &arguments;
         log::to_stderr(arguments.live.verbose);
-        Filter::new(&arguments.select)?;
+        let filter = Filter::new(&arguments.select)?;
         for file in &arguments.files {
             refuse_same_file(&FromArgs { from: Some(file.clone()), record: None }, arguments.output.as_deref())?;
         }
@@ -116,7 +116,7 @@ impl Stats {
         let mut output = Output::open(arguments.output.as_ref())?;
         let of = |file: Option<&Path>| {
             let options = arguments.consumer(file);
-            arguments.collect(source::open(&options, &options.select.events)?)
+            arguments.collect(source::open_filtered(&options, &options.select.events, &filter)?)
         };
         let palette = output.palette();
         let mut text = String::new();

@@ -27,7 +27,7 @@ use crate::{
     recording::{self, Header, Recording, Target, Tee},
     source::{
         self, Source,
-        live::{self, LiveOptions},
+        live::{self, Groups, LiveOptions},
     },
     tui::{
         engine::Engine,
@@ -149,6 +149,8 @@ impl Top {
             track_frees: self.live.track_frees,
             snapshot: true,
             sums: live.sums,
+            // Another filter may be asked for while it runs.
+            groups: Groups::All,
         })?;
         if let Some(target) = target {
             let words: Vec<String> = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();

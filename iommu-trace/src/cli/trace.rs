@@ -33,7 +33,7 @@ impl Trace {
         if options.live.from.from.is_none() {
             warn_of_the_unknown(&run, options);
         }
-        let source = source::open(options, &options.select.events)?;
+        let source = source::open_filtered(options, &options.select.events, run.filter())?;
         run.consume(source)
     }
 }

@@ -102,6 +102,7 @@ impl Kernel {
             desc_state_size: self.types.size("vring_desc_state_split").unwrap_or(0),
             // The probe plan knows.
             amd_wait_void: 0,
+            filter: asked.filter,
             page_request: self.types.enumerator("iommu_fault_type", "IOMMU_FAULT_PAGE_REQ").unwrap_or(FAULT_PAGE_REQ),
         }
     }
@@ -118,6 +119,8 @@ pub struct Asked {
     pub track_frees: bool,
     /// Hot functions summed up.
     pub sums: bool,
+    /// Which groups are filtered out, one of [`iommu_trace_common::filter`].
+    pub filter: u32,
 }
 
 /// Where a function lives.

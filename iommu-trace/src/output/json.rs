@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Clock, SCHEMA, Sink, Start, Summary};
+use super::{Clock, SCHEMA, Sink, Start, Summary, TimeForm, json_fault};
 use crate::{
     model::{
         Features, Violation,
-        span::{Span, Topic},
+        span::{Span, SpanKind, Topic},
     },
     probes::ProbeStatus,
     source::Frame,
@@ -19,6 +19,8 @@ pub struct JsonSink<W> {
     out: W,
     clock: Clock,
     stacks: bool,
+    /// A line being made; kept for its memory.
+    bytes: Vec<u8>,
 }
 
 #[derive(Serialize)]
@@ -72,14 +74,19 @@ struct EndLine<'a> {
 impl<W: Write> JsonSink<W> {
     /// Writes to `out`; with `stacks` every span has a `stack`.
     pub fn new(out: W, clock: Clock, stacks: bool) -> Self {
-        JsonSink { out, clock, stacks }
+        JsonSink { out, clock, stacks, bytes: Vec::new() }
     }
 
     fn line(&mut self, line: &impl Serialize) -> io::Result<()> {
-        // In one piece, so that a reader never sees half a line but at the end of a cut file.
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
-        self.out.write_all(&bytes)
+        self.bytes.clear();
+        serde_json::to_writer(&mut self.bytes, line)?;
+        self.write()
+    }
+
+    /// In one piece, so that a reader never sees half a line but at the end of a cut file.
+    fn write(&mut self) -> io::Result<()> {
+        self.bytes.push(b'\n');
+        self.out.write_all(&self.bytes)
     }
 }
 
@@ -104,6 +111,14 @@ impl<W: Write> Sink for JsonSink<W> {
     }
 
     fn span(&mut self, span: &Span, stack: &[Frame]) -> io::Result<()> {
+        if let (SpanKind::Fault(fault), false, TimeForm::Relative | TimeForm::Monotonic) =
+            (&span.kind, self.stacks, self.clock.form)
+        {
+            self.bytes.clear();
+            json_fault::open(&mut self.bytes, span, fault);
+            self.bytes.push(b'}');
+            return self.write();
+        }
         let stack = self.stacks.then(|| stack.iter().map(|frame| frame.symbol.as_str()).collect());
         let time = self.clock.rfc3339(span.ts);
         self.line(&SpanLine { span, time, stack })

@@ -7,6 +7,7 @@ mod clock;
 mod file;
 mod holdings;
 mod json;
+mod json_fault;
 mod judged;
 mod latencies;
 mod palette;

@@ -2,7 +2,7 @@
 
 use super::{
     figures::Figures,
-    modes::{AGGREGATING, BARE, FLOOR, PRINTING, TWO},
+    modes::{AGGREGATING, BARE, FILTERED, FLOOR, PRINTING, TWO},
 };
 
 /// Something wanted of a cell, in words with the figure that was reached.
@@ -50,7 +50,7 @@ pub fn of(cells: &[Figures], cell: &Figures) -> Vec<Aim> {
             }));
         }
         ("fault", "trace-json") => aims.push(times(1.0 / 3.0, PRINTING, "a third of bpftrace printing")),
-        ("fault", "trace-none") => aims.push(own.zip(cell.bpf_runs.filter(|runs| *runs > 0.0)).map(|(own, runs)| {
+        ("fault", FILTERED) => aims.push(own.zip(cell.bpf_runs.filter(|runs| *runs > 0.0)).map(|(own, runs)| {
             let each = own / runs;
             Aim { words: format!("at most 150 a probe hit: {each:.0}"), reached: each <= 150.0 }
         })),

@@ -13,6 +13,9 @@ pub const AGGREGATING: &str = "bpftrace-sum";
 /// The least of bpftrace.
 pub const TWO: &str = "bpftrace-two";
 
+/// Attached, and everything is filtered out in BPF.
+pub const FILTERED: &str = "filtered";
+
 /// Where the guest has the tools that come from Debian.
 pub const TOOLS: &str = "/tools";
 /// What a tracer writes.
@@ -151,6 +154,13 @@ pub const MODES: &[Mode] = &[
         false,
         How::Ours("trace --pid 1 --output {output} {events}", Account::None),
         "`trace --pid 1`: attached, and nothing passes the filter",
+    ),
+    mode(
+        FILTERED,
+        Whose::Ours,
+        false,
+        How::Ours("trace --group 9999 --output {output} {events}", Account::None),
+        "`trace --group 9999`: nothing passes the filter, and BPF knows",
     ),
     mode(
         "check",

@@ -40,7 +40,7 @@ pub const WORKLOADS: &[Workload] = &[
         often: 5_000,
         seldom: 1_000,
         warm_up: 200,
-        checked: &["floor", "record", "trace-json", "trace-none", "check"],
+        checked: &["floor", "record", "trace-json", "filtered", "check"],
         bpftrace: [
             include_str!("scripts/fault.bt"),
             include_str!("scripts/fault-sum.bt"),

@@ -12,6 +12,7 @@ use aya::{
     programs::{
         BtfTracePoint, FEntry, FExit, KProbe, Program as AyaProgram, ProgramError, RawTracePoint, kprobe::KProbeLinkId,
     },
+    util::nr_cpus,
 };
 use iommu_trace_common::{ProbeId, Settings};
 
@@ -72,6 +73,7 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
         direct,
         track_frees: options.track_frees,
         sums: options.sums,
+        filter: options.groups.setting(),
     });
     settings.amd_wait_void = u32::from(plan.is_copy(ProbeId::AmdCompletionWait));
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
@@ -91,7 +93,8 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
         loader.map_max_entries("WATCHED", 1);
     }
     if options.sums {
-        loader.map_max_entries("SUMS", sums::ROOM);
+        let cpus = nr_cpus().map_err(|(_, error)| error).context("cannot tell the number of CPUs")?;
+        loader.map_max_entries("SUMS", sums::ROOM).map_max_entries("NEAR", cpus as u32);
     }
     loader.load(OBJECT).context(
         "cannot create the BPF maps. Root or CAP_BPF and CAP_PERFMON are needed, and a kernel with \

@@ -3,8 +3,10 @@
 mod attach;
 mod detach;
 mod diagnostics;
+mod groups;
 mod loss;
 mod modules;
+mod near;
 mod order;
 mod ring;
 mod stacks;
@@ -30,6 +32,8 @@ use self::{
     stacks::LiveStacks,
     sums::Sums,
 };
+pub use self::groups::Groups;
+
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
     event::{ProbeId, decode},
@@ -85,6 +89,8 @@ pub struct LiveOptions {
     pub track_frees: bool,
     /// Sum map, unmap and invalidation up in the kernel, in place of a record for each.
     pub sums: bool,
+    /// The groups whose page faults are wanted.
+    pub groups: Groups,
 }
 
 /// Whose kernel stacks are taken.
@@ -132,6 +138,7 @@ impl Default for LiveOptions {
             snapshot: true,
             track_frees: false,
             sums: false,
+            groups: Groups::All,
         }
     }
 }
@@ -144,6 +151,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let mut plan = Plan::new(&kernel, &options.wanted());
     let btf = attach::kernel_types(&kernel, &plan)?;
     let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options).map_err(explain)?;
+    options.groups.leave_out(&mut ebpf)?;
     let about = About::of(&kernel);
     let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
     drop(btf);
@@ -254,7 +262,8 @@ impl Live {
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
         let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
         let sums = if options.sums {
-            Some(Sums::new(ebpf.take_map("SUMS").context("the BPF object has no map SUMS")?)?)
+            let near = ebpf.take_map("NEAR").context("the BPF object has no map NEAR")?;
+            Some(Sums::new(&near, ebpf.take_map("SUMS").context("the BPF object has no map SUMS")?)?)
         } else {
             None
         };

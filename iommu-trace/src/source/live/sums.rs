@@ -16,6 +16,7 @@ use aya::{
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use iommu_trace_common::record::{SumKey, SumValue};
 
+use super::near::NearSums;
 use crate::event::{Body, Event, Phase, ProbeId, Sum, Task};
 
 /// Functions, domains, IOMMUs and kinds that are told apart; each takes 120 bytes on each CPU. Calls that find no room count
@@ -44,8 +45,10 @@ struct Told {
     idle: u32,
 }
 
-/// The map and what of it was told already.
+/// The maps and what of them was told already.
 pub struct Sums {
+    /// Where most of map and unmap is.
+    near: NearSums,
     map: PerCpuHashMap<MapData, Key, Value>,
     /// The same map, for what the library does not do.
     fd: OwnedFd,
@@ -55,12 +58,13 @@ pub struct Sums {
 }
 
 impl Sums {
-    pub fn new(map: Map) -> anyhow::Result<Sums> {
+    pub fn new(near: &Map, map: Map) -> anyhow::Result<Sums> {
         let Map::PerCpuHashMap(data) = &map else { bail!("the map SUMS is no per-CPU hash") };
         let fd = data.fd().as_fd().try_clone_to_owned().context("cannot keep the map SUMS open")?;
         let cpus = nr_cpus().map_err(|(_, error)| error).context("cannot tell the number of CPUs")?;
         let map = PerCpuHashMap::try_from(map).context("the map SUMS is no per-CPU hash")?;
-        Ok(Sums { map, fd, cpus, told: BTreeMap::new(), looked: Instant::now() })
+        let near = NearSums::new(near, cpus)?;
+        Ok(Sums { near, map, fd, cpus, told: BTreeMap::new(), looked: Instant::now() })
     }
 
     /// Whether it is time to look.
@@ -71,37 +75,37 @@ impl Sums {
     /// What was added since the last look, as events of the time `now`.
     pub fn take(&mut self, now: u64) -> anyhow::Result<Vec<Event>> {
         self.looked = Instant::now();
-        let mut events = Vec::new();
+        let mut sums = BTreeMap::new();
+        self.near.take(&mut sums);
         let mut entries = 0;
         for entry in &self.map {
             let (Key(key), cpus) = entry.context("cannot read the sums of map, unmap and invalidation")?;
             entries += 1;
             let sum = cpus.iter().fold(SumValue::ZERO, |sum, cpu| sum.plus(&cpu.0));
-            let told =
-                self.told.entry((key.object, key.probe, key.kind)).or_insert(Told { value: SumValue::ZERO, idle: 0 });
+            let key = (key.object, key.probe, key.kind);
+            let told = self.told.entry(key).or_insert(Told { value: SumValue::ZERO, idle: 0 });
             let more = sum.minus(&told.value);
             told.idle = if more.calls == 0 { told.idle.saturating_add(1) } else { 0 };
             told.value = sum;
-            events.extend(event(now, &key, &more));
+            add(&mut sums, key, &more);
         }
         if entries > ROOM * 3 / 4 {
-            self.forget_idle(now, &mut events);
+            self.forget_idle(&mut sums);
         }
-        Ok(events)
+        Ok(sums.iter().filter_map(|(key, more)| event(now, *key, more)).collect())
     }
 
     /// Makes room. A domain that is freed is never called again; one that is called after all begins anew. What has come
     /// since the look is told.
-    fn forget_idle(&mut self, now: u64, events: &mut Vec<Event>) {
+    fn forget_idle(&mut self, sums: &mut More) {
         let (fd, cpus) = (self.fd.as_fd(), self.cpus);
         self.told.retain(|&(object, probe, kind), told| {
-            let key = SumKey { object, probe, kind };
             if told.idle < IDLE_LOOKS {
                 return true;
             }
-            match take_out(fd, &key, cpus) {
+            match take_out(fd, &SumKey { object, probe, kind }, cpus) {
                 Ok(last) => {
-                    events.extend(event(now, &key, &last.minus(&told.value)));
+                    add(sums, (object, probe, kind), &last.minus(&told.value));
                     false
                 }
                 Err(error) => {
@@ -113,12 +117,19 @@ impl Sums {
     }
 }
 
-/// What has come, unless nothing has.
-fn event(now: u64, key: &SumKey, more: &SumValue) -> Option<Event> {
-    if more.calls == 0 {
-        return None;
+/// What came since the last look, by object, function and kind.
+pub type More = BTreeMap<(u64, u32, u32), SumValue>;
+
+/// Adds to it.
+pub fn add(sums: &mut More, key: (u64, u32, u32), more: &SumValue) {
+    if more.calls > 0 {
+        let sum = sums.entry(key).or_insert(SumValue::ZERO);
+        *sum = sum.plus(more);
     }
-    let body = Body::Sum(Box::new(Sum::new(key, more)?));
+}
+
+fn event(now: u64, (object, probe, kind): (u64, u32, u32), more: &SumValue) -> Option<Event> {
+    let body = Body::Sum(Box::new(Sum::new(&SumKey { object, probe, kind }, more)?));
     Some(Event { ts: now, task: Task::default(), probe: ProbeId::Sums, phase: Phase::Exit, stack: None, body })
 }
 
