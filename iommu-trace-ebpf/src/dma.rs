@@ -98,7 +98,7 @@ fn sg_key() -> Key {
 fn finish(ctx: &(impl Args + Ret), probe: ProbeId, key: impl FnOnce() -> Key, size: u64, ret: i64) {
     if setting!(sums) != 0 {
         // No programs are at the entries then: nothing is known of the duration.
-        sum::count(probe, ctx.arg(0), ret < 0, done(probe, size, ret));
+        sum::count(probe, ctx.number(0), ret < 0, done(probe, size, ret));
         return;
     }
     if let Some(duration) = end(&key()) {

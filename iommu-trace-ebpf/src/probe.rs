@@ -8,6 +8,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
+    helpers::generated::bpf_get_func_arg,
     macros::map,
     maps::LruHashMap,
     programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext},
@@ -23,6 +24,12 @@ pub trait Args: EbpfContext {
 
     /// Argument `n`, from 0.
     fn arg(&self, n: usize) -> u64;
+
+    /// The same as a bare number, to be reckoned with: the verifier lets nobody multiply what it knows for a pointer.
+    #[inline(always)]
+    fn number(&self, n: usize) -> u64 {
+        self.arg(n)
+    }
 
     /// Whether what the arguments lead to is read by loads: see [`crate::read::member`].
     #[inline(always)]
@@ -58,6 +65,14 @@ impl Args for FExitContext {
     #[inline(always)]
     fn arg(&self, n: usize) -> u64 {
         FExitContext::arg(self, n)
+    }
+
+    #[inline(always)]
+    fn number(&self, n: usize) -> u64 {
+        let mut value = 0;
+        // SAFETY: the context is the program's own, and the value is written to. The verifier puts a load in place of the call.
+        unsafe { bpf_get_func_arg(self.as_ptr(), n as u32, &raw mut value) };
+        value
     }
 }
 

@@ -21,7 +21,8 @@ use super::{
     consumer::Consumer, log, mirror, parse, run, run::Drive, source,
 };
 use crate::{
-    model::{Effects, Model, Violation, span::Topic},
+    event::{Body, Event, ProbeId},
+    model::{Effects, Model, ModelOptions, RuleSet, Violation, span::Topic},
     output::{self, Exit, Reason},
     recording::{Files, Flight, Header, Limits, Target},
     source::{Batch, SourceInfo, Stacks, Stream},
@@ -90,6 +91,11 @@ pub struct RecordArgs {
     /// End after this time.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
     pub duration: Option<Duration>,
+
+    /// Do not judge by the rules while recording: page faults then cost a third less. What is recorded is the same, and can be
+    /// judged later, by `check --from`; but no violation is told when it happens, and none has --last write.
+    #[arg(long)]
+    pub no_rules: bool,
 
     /// Record on for this long when the command has ended: what it left behind is taken down then.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, default_value = "1s")]
@@ -168,6 +174,8 @@ struct Recorder {
     effects: Effects,
     info: Arc<SourceInfo>,
     stacks: Option<Arc<dyn Stacks>>,
+    /// Whether the model sees page faults, too: what is attached it must always know, for whatever begins in the middle.
+    judges: bool,
     settle: Duration,
     /// When what was taken in must be written.
     waiting: Option<Instant>,
@@ -184,7 +192,11 @@ struct Recorder {
 impl Recorder {
     fn new(arguments: &RecordArgs, target: Target, stream: &Stream, stop: &StopArgs) -> anyhow::Result<Self> {
         let info = Arc::clone(stream.info());
-        let model = || Model::new(info.features.clone(), mirror::options(&info));
+        let model = || {
+            let defaults = mirror::options(&info);
+            let rules = if arguments.no_rules { RuleSet::NONE } else { defaults.rules };
+            Model::new(info.features.clone(), ModelOptions { rules, latencies: false, ..defaults })
+        };
         let header = Header::new(&info, &arguments.events, &run::command_words(stop));
         let name = target.name();
         let asked = Arc::new(AtomicBool::new(false));
@@ -209,6 +221,7 @@ impl Recorder {
             model: model(),
             effects: Effects::default(),
             stacks: arguments.stacks.level().is_any().then(|| Arc::clone(stream.stacks())),
+            judges: !arguments.no_rules,
             settle: arguments.settle,
             waiting: None,
             asked,
@@ -245,7 +258,9 @@ impl Recorder {
                 Keeper::Files(files) => files.event(event, stacks)?,
                 Keeper::Flight(flight) => flight.event(event, stacks)?,
             }
-            self.model.apply(event, &mut self.effects);
+            if self.judges || !is_of_a_fault(event) {
+                self.model.apply(event, &mut self.effects);
+            }
             broken |= !self.effects.violations.is_empty();
             self.effects.spans.clear();
         }
@@ -276,6 +291,21 @@ impl Recorder {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether an event is a page fault's, and changes nothing that is attached.
+fn is_of_a_fault(event: &Event) -> bool {
+    match &event.body {
+        Body::Report(_)
+        | Body::Lookup(_)
+        | Body::FaultGroup(_)
+        | Body::PageResponse(_)
+        | Body::File(_)
+        | Body::Delivered(_)
+        | Body::Interrupt { .. } => true,
+        Body::Return { .. } => event.probe == ProbeId::ReportDeviceFault,
+        _ => false,
     }
 }
 

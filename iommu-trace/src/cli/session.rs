@@ -82,6 +82,8 @@ impl Session {
             answer_timeout: judging.as_ref().map_or(defaults.answer_timeout, |judging| judging.answer_timeout),
             clock: Some(Box::new(mirror::clock())),
             rules: judging.as_ref().map_or(defaults.rules, |judging| judging.rules),
+            // Of these lines nobody asks for percentiles.
+            latencies: false,
             ..defaults
         };
         Session {

@@ -80,7 +80,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
             | P::DetachDevicePasid
             | P::SetDomain,
             Phase::Enter,
-        ) => Body::Change(read::<record::Attach>(probe, payload)?.into()),
+        ) => Body::Change(Box::new(read::<record::Attach>(probe, payload)?.into())),
         (P::AttachHandleGet, Phase::Exit) => Body::Lookup(read::<record::Lookup>(probe, payload)?.into()),
         (P::ReportDeviceFault, Phase::Enter) => Body::Report(read::<record::Report>(probe, payload)?.into()),
         (
@@ -106,7 +106,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
             P::IommufdUnbind | P::IommufdAttach | P::IommufdReplace | P::IommufdDetach | P::IommufdDeviceDestroy,
             Phase::Enter,
         ) => Body::Iommufd(read::<record::Iommufd>(probe, payload)?.into()),
-        (P::SvaBind, _) | (P::SvaUnbind, Phase::Enter) => Body::Sva(read::<record::Sva>(probe, payload)?.into()),
+        (P::SvaBind, _) | (P::SvaUnbind, Phase::Enter) => Body::Sva(Box::new(read::<record::Sva>(probe, payload)?.into())),
         (P::DeviceAdd | P::DeviceRemove | P::ResetPrepare | P::ResetDone, Phase::Enter) => {
             Body::Device(read::<record::DeviceOnly>(probe, payload)?.device.into())
         }
@@ -121,7 +121,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
         (P::AmdPollEvents, _) | (P::DmarFault | P::AmdPrintEvent, Phase::Enter) | (P::VirtioEvents, Phase::Exit) => {
             Body::DmaFault(read::<record::DmaFault>(probe, payload)?.into())
         }
-        (P::SmmuEvents, _) => Body::SmmuFault(read::<record::SmmuFault>(probe, payload)?.into()),
+        (P::SmmuEvents, _) => Body::SmmuFault(Box::new(read::<record::SmmuFault>(probe, payload)?.into())),
         (P::IoPageFault, Phase::Enter) => {
             let raw = read::<record::IoPageFault>(probe, payload)?;
             Body::IoPageFault { device: raw.device.into(), iova: raw.iova, flags: raw.flags }
@@ -151,7 +151,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
             let raw = read::<record::Slot>(probe, payload)?;
             let what = SlotWhat::from_raw(raw.what)
                 .ok_or(DecodeError::OutOfRange("a snapshot record's kind", u64::from(raw.what)))?;
-            Body::Slot(SlotState {
+            Body::Slot(Box::new(SlotState {
                 what,
                 device: raw.device.into(),
                 handle: raw.handle.into(),
@@ -160,7 +160,7 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
                 domain_owner: OwnerHint::from_raw(raw.domain_owner),
                 pasid: raw.pasid,
                 users: raw.users,
-            })
+            }))
         }
         (_, Phase::Exit) => Body::Return { ret: read::<record::Return>(probe, payload)?.ret },
         (_, Phase::Enter) => return Err(DecodeError::OutOfRange("a record's probe and phase", probe as u64)),

@@ -174,11 +174,12 @@ pub struct SvaOp {
     pub users: u32,
 }
 
-/// What a probe saw. Which variant an event has follows from its probe and phase.
+/// What a probe saw. Which variant an event has follows from its probe and phase. Those that are large and rare are boxed, so that
+/// the many others are small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Entry of an attach, replace or detach.
-    Change(Change),
+    Change(Box<Change>),
     /// Return of a function of which nothing but the result is of interest (0 for `void`).
     Return {
         /// What it returned.
@@ -203,7 +204,7 @@ pub enum Body {
     /// iommufd and one of its devices.
     Iommufd(IommufdOp),
     /// An SVA bond.
-    Sva(SvaOp),
+    Sva(Box<SvaOp>),
     /// A device joins or leaves a group; a PCI reset begins or ends (return of `prepare` is a [`Body::Return`]).
     Device(DeviceRef),
     /// Entry of `iommu_domain_free`.
@@ -218,7 +219,7 @@ pub enum Body {
     /// An unrecoverable fault that VT-d, AMD-Vi or virtio-iommu recorded.
     DmaFault(DmaFault),
     /// An event of SMMUv3's queue.
-    SmmuFault(SmmuFault),
+    SmmuFault(Box<SmmuFault>),
     /// The `iommu:io_page_fault` tracepoint: an unrecoverable fault of another driver.
     IoPageFault {
         /// The device.
@@ -254,7 +255,7 @@ pub enum Body {
         ptr: Ptr,
     },
     /// A piece of the snapshot.
-    Slot(SlotState),
+    Slot(Box<SlotState>),
     /// `count` records of this event's probe and phase were lost before this point.
     Lost {
         /// How many.

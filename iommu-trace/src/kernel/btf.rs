@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, bail};
-use btf_rs::{Btf, BtfType, Struct, Type};
+
+use super::btf_format::{Btf, Kind, Type, View};
 
 /// The module that may come and go while it is traced.
 pub const MODULE: &str = "iommufd";
@@ -59,8 +60,9 @@ impl Types {
                 path.display()
             );
         }
-        let vmlinux =
-            Btf::from_file(&path).with_context(|| format!("cannot read the kernel's types from {}", path.display()))?;
+        let wrong = || format!("cannot read the kernel's types from {}", path.display());
+        let bytes = std::fs::read(&path).with_context(wrong)?;
+        let vmlinux = Btf::parse(bytes, None).with_context(wrong)?;
         let mut types = Types { vmlinux, modules: BTreeMap::new() };
         types.reload(dir)?;
         Ok(types)
@@ -72,7 +74,7 @@ impl Types {
         for module in MODULES {
             let path = dir.join(module);
             let Ok(bytes) = std::fs::read(&path) else { continue };
-            let types = Btf::from_split_bytes(&bytes, &self.vmlinux)
+            let types = Btf::parse(bytes, Some(&self.vmlinux))
                 .with_context(|| format!("cannot read the types of module {module} from {}", path.display()))?;
             self.modules.insert(module, types);
         }
@@ -82,62 +84,50 @@ impl Types {
     /// Whether vmlinux has this function.
     #[must_use]
     pub fn vmlinux_has_function(&self, name: &str) -> bool {
-        function(&self.vmlinux, name).is_some()
+        function(self.vmlinux(), name).is_some()
     }
 
     /// Whether vmlinux has this tracepoint (`btf_trace_NAME` is the type of its probe functions).
     #[must_use]
     pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.vmlinux
-            .resolve_types_by_name(&format!("btf_trace_{name}"))
-            .is_ok_and(|types| types.iter().any(|ty| matches!(ty, Type::Typedef(_))))
+        self.vmlinux().named(&format!("btf_trace_{name}")).any(|(_, ty)| ty.kind == Kind::Typedef)
     }
 
     /// vmlinux's type ids of these functions, and of the probe functions of these tracepoints: the few that the BPF loader
     /// asks for by name. What vmlinux lacks is left out.
     #[must_use]
     pub fn attach_targets(&self, functions: &[&str], tracepoints: &[&str]) -> Vec<AttachTarget> {
-        let find = |name: String, wanted: fn(&Type) -> bool| {
-            let ids = self.vmlinux.resolve_ids_by_name(&name).ok()?;
-            let id = ids.into_iter().find(|&id| self.vmlinux.resolve_type_by_id(id).is_ok_and(|ty| wanted(&ty)))?;
-            Some((id, name))
+        let find = |name: String, wanted: Kind, kind: TargetKind| {
+            let (id, _) = self.vmlinux().named(&name).find(|(_, ty)| ty.kind == wanted)?;
+            Some(AttachTarget { id, name, kind })
         };
-        let functions = functions.iter().filter_map(|name| {
-            let (id, name) = find((*name).to_owned(), |ty| matches!(ty, Type::Func(_)))?;
-            Some(AttachTarget { id, name, kind: TargetKind::Function })
-        });
-        let tracepoints = tracepoints.iter().filter_map(|name| {
-            let (id, name) = find(format!("btf_trace_{name}"), |ty| matches!(ty, Type::Typedef(_)))?;
-            Some(AttachTarget { id, name, kind: TargetKind::Tracepoint })
-        });
+        let functions =
+            functions.iter().filter_map(|name| find((*name).to_owned(), Kind::Func, TargetKind::Function));
+        let tracepoints = tracepoints
+            .iter()
+            .filter_map(|name| find(format!("btf_trace_{name}"), Kind::Typedef, TargetKind::Tracepoint));
         functions.chain(tracepoints).collect()
     }
 
     /// Which loaded module has this function.
     #[must_use]
     pub fn module_of_function(&self, name: &str) -> Option<&str> {
-        self.modules.iter().find(|(_, btf)| function(btf, name).is_some()).map(|(module, _)| *module)
+        self.modules().find(|(_, view)| function(*view, name).is_some()).map(|(module, _)| module)
     }
 
     /// The prototype of a function.
     #[must_use]
     pub fn prototype(&self, name: &str) -> Option<Prototype> {
-        self.all().find_map(|btf| as_prototype(btf, btf.resolve_chained_type(&function(btf, name)?).ok()?))
+        self.all().find_map(|view| as_prototype(view, view.ty(function(view, name)?.word)?))
     }
 
     /// The prototype of a tracepoint, without the first argument, which every probe function is given for itself.
     #[must_use]
     pub fn tracepoint_prototype(&self, name: &str) -> Option<Prototype> {
-        let btf = &self.vmlinux;
-        let types = btf.resolve_types_by_name(&format!("btf_trace_{name}")).ok()?;
-        let Type::Ptr(pointer) = types.into_iter().find_map(|ty| match ty {
-            Type::Typedef(typedef) => btf.resolve_chained_type(&typedef).ok(),
-            _ => None,
-        })?
-        else {
-            return None;
-        };
-        let mut prototype = as_prototype(btf, btf.resolve_chained_type(&pointer).ok()?)?;
+        let view = self.vmlinux();
+        let (_, typedef) = view.named(&format!("btf_trace_{name}")).find(|(_, ty)| ty.kind == Kind::Typedef)?;
+        let pointer = view.ty(typedef.word).filter(|ty| ty.kind == Kind::Ptr)?;
+        let mut prototype = as_prototype(view, view.ty(pointer.word)?)?;
         prototype.parameters.drain(..1.min(prototype.parameters.len()));
         Some(prototype)
     }
@@ -151,16 +141,11 @@ impl Types {
     /// All enumerators of an enumeration; none when this kernel does not have it.
     #[must_use]
     pub fn enumeration(&self, enumeration: &str) -> Vec<(String, u32)> {
-        self.all()
-            .find_map(|btf| {
-                btf.resolve_types_by_name(enumeration).ok()?.into_iter().find_map(|ty| match ty {
-                    Type::Enum(e) => Some(
-                        e.members.iter().filter_map(|m| Some((btf.resolve_name(m).ok()?, m.val()))).collect::<Vec<_>>(),
-                    ),
-                    _ => None,
-                })
-            })
-            .unwrap_or_default()
+        let found = self.all().find_map(|view| {
+            let (_, ty) = view.named(enumeration).find(|(_, ty)| ty.kind == Kind::Enum)?;
+            Some(ty.enumerators().map(|e| (view.name(e.name).to_owned(), e.word)).collect())
+        });
+        found.unwrap_or_default()
     }
 
     /// The byte offset of a member, `path` having dots between nested members; `None` when this kernel lacks it.
@@ -169,127 +154,117 @@ impl Types {
     #[must_use]
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
         let (name, with) = structure.split_once(" with ").map_or((structure, None), |(name, with)| (name, Some(with)));
-        self.all().find_map(|btf| {
-            btf.resolve_types_by_name(name)
-                .ok()?
-                .into_iter()
-                .filter_map(as_struct)
-                .filter(|ty| with.is_none_or(|with| member(btf, ty, with, 0).is_some()))
-                .find_map(|ty| offset_in(btf, &ty, path))
+        self.all().find_map(|view| {
+            structures(view, name)
+                .filter(|ty| with.is_none_or(|with| member(view, ty, with, 0).is_some()))
+                .find_map(|ty| offset_in(view, ty, path))
         })
     }
 
     /// Bytes of a structure.
     #[must_use]
     pub fn size(&self, structure: &str) -> Option<u32> {
-        self.all().find_map(|btf| {
-            let ty = btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(as_struct)?;
-            u32::try_from(ty.size()).ok()
-        })
+        self.all().find_map(|view| structures(view, structure).next()).map(|ty| ty.word)
     }
 
     /// How many elements an array member has.
     #[must_use]
     pub fn array_len(&self, structure: &str, name: &str) -> Option<usize> {
-        self.all().find_map(|btf| {
-            let ty = btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(as_struct)?;
-            match stripped(btf, member(btf, &ty, name, 0)?.1)? {
-                Type::Array(array) => Some(array.len()),
-                _ => None,
-            }
+        self.all().find_map(|view| {
+            let (_, ty) = member(view, &structures(view, structure).next()?, name, 0)?;
+            stripped(view, ty)?.array_len().map(|len| len as usize)
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &Btf> {
-        std::iter::once(&self.vmlinux).chain(self.modules.values())
+    fn vmlinux(&self) -> View<'_> {
+        View { own: &self.vmlinux, base: None }
+    }
+
+    fn modules(&self) -> impl Iterator<Item = (&str, View<'_>)> {
+        let view = |own| View { own, base: Some(&self.vmlinux) };
+        self.modules.iter().map(move |(module, own)| (*module, view(own)))
+    }
+
+    fn all(&self) -> impl Iterator<Item = View<'_>> {
+        std::iter::once(self.vmlinux()).chain(self.modules().map(|(_, view)| view))
     }
 }
 
-fn function(btf: &Btf, name: &str) -> Option<btf_rs::Func> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|ty| match ty {
-        Type::Func(function) => Some(function),
-        _ => None,
-    })
+fn function<'a>(view: View<'a>, name: &str) -> Option<Type<'a>> {
+    view.named(name).map(|(_, ty)| ty).find(|ty| ty.kind == Kind::Func)
 }
 
-fn as_prototype(btf: &Btf, ty: Type) -> Option<Prototype> {
-    let Type::FuncProto(proto) = ty else { return None };
-    let parameters = proto
-        .parameters
-        .iter()
-        .map(|p| (spell(btf, btf.resolve_chained_type(p).ok(), 0), btf.resolve_name(p).unwrap_or_default()))
-        .collect();
-    Some(Prototype { returns: spell(btf, btf.resolve_type_by_id(proto.return_type_id()).ok(), 0), parameters })
+fn structures<'a>(view: View<'a>, name: &str) -> impl Iterator<Item = Type<'a>> {
+    view.named(name).map(|(_, ty)| ty).filter(is_structure)
 }
 
-fn as_struct(ty: Type) -> Option<Struct> {
-    match ty {
-        Type::Struct(ty) | Type::Union(ty) => Some(ty),
-        _ => None,
+fn is_structure(ty: &Type<'_>) -> bool {
+    matches!(ty.kind, Kind::Struct | Kind::Union)
+}
+
+fn as_prototype(view: View<'_>, ty: Type<'_>) -> Option<Prototype> {
+    if ty.kind != Kind::FuncProto {
+        return None;
     }
+    let parameters = ty.parameters().map(|p| (spell(view, p.word, 0), view.name(p.name).to_owned())).collect();
+    Some(Prototype { returns: spell(view, ty.word, 0), parameters })
 }
 
-fn offset_in(btf: &Btf, structure: &Struct, path: &str) -> Option<u32> {
+fn offset_in(view: View<'_>, structure: Type<'_>, path: &str) -> Option<u32> {
     let mut bits = 0u32;
-    let mut ty = structure.clone();
+    let mut ty = structure;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
-        let (offset, member) = member(btf, &ty, name, 0)?;
+        let (offset, member) = member(view, &ty, name, 0)?;
         bits = bits.checked_add(offset)?;
         if names.peek().is_some() {
-            ty = as_struct(stripped(btf, member)?)?;
+            ty = stripped(view, member).filter(is_structure)?;
         }
     }
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
-/// Finds a member by name: its offset in bits and its type, looking into anonymous members.
-fn member(btf: &Btf, structure: &Struct, name: &str, depth: u32) -> Option<(u32, Type)> {
+/// Finds a member by name: its offset in bits and the id of its type, looking into anonymous members.
+fn member(view: View<'_>, structure: &Type<'_>, name: &str, depth: u32) -> Option<(u32, u32)> {
     if depth > MAX_DEPTH {
         return None;
     }
-    structure.members.iter().find_map(|m| {
-        let ty = || btf.resolve_chained_type(m).ok();
-        match btf.resolve_name(m).unwrap_or_default() {
-            found if found == name => Some((m.bit_offset(), ty()?)),
-            anonymous if anonymous.is_empty() => {
-                let inner = as_struct(stripped(btf, ty()?)?)?;
-                let (offset, ty) = member(btf, &inner, name, depth + 1)?;
-                Some((m.bit_offset().checked_add(offset)?, ty))
-            }
-            _ => None,
+    structure.members().find_map(|m| match view.name(m.name) {
+        found if found == name => Some((m.bits, m.word)),
+        "" => {
+            let inner = stripped(view, m.word).filter(is_structure)?;
+            let (offset, ty) = member(view, &inner, name, depth + 1)?;
+            Some((m.bits.checked_add(offset)?, ty))
         }
+        _ => None,
     })
 }
 
 /// A type without its typedefs and qualifiers.
-fn stripped(btf: &Btf, mut ty: Type) -> Option<Type> {
+fn stripped(view: View<'_>, mut id: u32) -> Option<Type<'_>> {
     for _ in 0..MAX_DEPTH {
-        ty = match &ty {
-            Type::Typedef(t) => btf.resolve_chained_type(t).ok()?,
-            Type::Volatile(t) | Type::Const(t) | Type::Restrict(t) => btf.resolve_chained_type(t).ok()?,
+        let ty = view.ty(id)?;
+        match ty.kind {
+            Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict => id = ty.word,
             _ => return Some(ty),
-        };
+        }
     }
     None
 }
 
 /// A type as C spells it, near enough to compare.
-fn spell(btf: &Btf, ty: Option<Type>, depth: u32) -> String {
-    let Some(ty) = ty.filter(|_| depth <= MAX_DEPTH) else { return "void".into() };
-    let name = || ty.as_btf_type().and_then(|ty| btf.resolve_name(ty).ok()).unwrap_or_default();
-    let inner = |ty: &dyn BtfType| spell(btf, btf.resolve_chained_type(ty).ok(), depth + 1);
-    match &ty {
-        Type::Void => "void".into(),
-        Type::Ptr(p) => format!("{} *", inner(p)).replace("* *", "**"),
-        Type::Const(c) => format!("const {}", inner(c)),
-        Type::Volatile(v) => format!("volatile {}", inner(v)),
-        Type::Restrict(r) => inner(r),
-        Type::TypeTag(t) => inner(t),
-        Type::Struct(_) | Type::Fwd(_) => format!("struct {}", name()),
-        Type::Union(_) => format!("union {}", name()),
-        Type::Enum(_) | Type::Enum64(_) => format!("enum {}", name()),
-        Type::FuncProto(_) => "function".into(),
-        _ => name(),
+fn spell(view: View<'_>, id: u32, depth: u32) -> String {
+    let Some(ty) = view.ty(id).filter(|_| depth <= MAX_DEPTH) else { return "void".into() };
+    let (name, inner) = (|| view.name(ty.name), || spell(view, ty.word, depth + 1));
+    match ty.kind {
+        Kind::Ptr => format!("{} *", inner()).replace("* *", "**"),
+        Kind::Const => format!("const {}", inner()),
+        Kind::Volatile => format!("volatile {}", inner()),
+        Kind::Restrict | Kind::TypeTag => inner(),
+        Kind::Struct | Kind::Fwd => format!("struct {}", name()),
+        Kind::Union => format!("union {}", name()),
+        Kind::Enum | Kind::Enum64 => format!("enum {}", name()),
+        Kind::FuncProto => "function".into(),
+        _ => name().to_owned(),
     }
 }

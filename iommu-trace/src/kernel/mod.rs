@@ -1,6 +1,7 @@
 //! What this kernel is: its types, symbols, and how it treats attach handles.
 
 mod btf;
+mod btf_format;
 mod kprobes;
 mod late;
 mod offsets;

@@ -128,6 +128,8 @@ pub(super) struct LatencySlots {
 /// All latencies, bounded in number.
 #[derive(Clone, Debug)]
 pub struct Latencies {
+    /// Whether the stages of faults are kept.
+    kept: bool,
     overall: LatencySet,
     keys: Map<LatencyKey, u32>,
     /// The first is "other".
@@ -136,11 +138,17 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies { overall: LatencySet::default(), keys: Map::default(), sets: vec![(None, LatencySet::default())] }
+        Latencies::new(true)
     }
 }
 
 impl Latencies {
+    /// Nothing yet; of the stages of faults nothing will come, either, unless they are `kept`.
+    pub(super) fn new(kept: bool) -> Self {
+        let (overall, keys) = (LatencySet::default(), Map::default());
+        Latencies { kept, overall, keys, sets: vec![(None, LatencySet::default())] }
+    }
+
     /// Every fault.
     #[must_use]
     pub fn overall(&self) -> &LatencySet {
@@ -159,6 +167,9 @@ impl Latencies {
     }
 
     pub(super) fn slots(&mut self, group: Option<u32>, device: Name, pasid: u32) -> LatencySlots {
+        if !self.kept {
+            return LatencySlots::default();
+        }
         let device_key = LatencyKey { group, device, pasid: None };
         LatencySlots {
             device: self.slot(device_key),
@@ -180,6 +191,9 @@ impl Latencies {
     }
 
     pub(super) fn record(&mut self, slots: LatencySlots, measure: Measure, ns: u64) {
+        if !self.kept {
+            return;
+        }
         self.overall.record(measure, ns, 3);
         self.sets[slots.device as usize].1.record(measure, ns, 2);
         if slots.pasid != slots.device {

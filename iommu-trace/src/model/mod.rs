@@ -112,13 +112,13 @@ impl Model {
     pub fn new(features: Features, options: ModelOptions) -> Self {
         Model {
             judge: Judge::new(&options),
+            latencies: Latencies::new(options.latencies),
             features,
             options,
             calls: Calls::default(),
             interrupts: interrupts::Interrupts::default(),
             mirror: Mirror::default(),
             faults: Faults::default(),
-            latencies: Latencies::default(),
             counts: Counts::default(),
             references: References::default(),
             open_sva: 0,

@@ -79,6 +79,8 @@ pub struct ModelOptions {
     pub clock: Option<Clock>,
     /// The rules that are judged: those of the merged design unless told otherwise.
     pub rules: RuleSet,
+    /// Keep histograms of the stages of faults.
+    pub latencies: bool,
 }
 
 impl Default for ModelOptions {
@@ -90,6 +92,7 @@ impl Default for ModelOptions {
             settled: false,
             clock: None,
             rules: RuleSet::default(),
+            latencies: true,
         }
     }
 }
@@ -103,6 +106,7 @@ impl fmt::Debug for ModelOptions {
             .field("settled", &self.settled)
             .field("clock", &self.clock.is_some())
             .field("rules", &self.rules)
+            .field("latencies", &self.latencies)
             .finish()
     }
 }

@@ -5,7 +5,7 @@
 //! frame starts anew, so that each can be read without those before it.
 
 use iommu_trace_common::{COMM_LEN, record};
-use zerocopy::{FromBytes as _, IntoBytes as _};
+use zerocopy::IntoBytes as _;
 
 use super::varint::{self, Bytes};
 use crate::{
@@ -58,8 +58,13 @@ pub struct Encoder {
     out: Vec<u8>,
     shapes: Vec<Shape>,
     places: Map<(u64, usize), usize>,
+    /// Where the shape that a key had last is, by key: most have one only.
+    latest: Vec<Option<u16>>,
     tasks: Map<Task, u64>,
+    /// The tasks of the last events, the latest first.
+    recent: [(Task, u64); 2],
     scratch: Vec<u8>,
+    deltas: Vec<u8>,
     ts: u64,
     /// Events so far.
     pub count: u32,
@@ -93,19 +98,7 @@ impl Encoder {
         let words = self.scratch.len().div_ceil(8);
         debug_assert!(self.scratch.len().is_multiple_of(8) && words <= MAX_WORDS, "a record's payload is whole words");
         self.scratch.resize(words * 8, 0);
-
-        let key = key(event);
-        let place = if let Some(&place) = self.places.get(&(key, words)) {
-            varint::put(&mut self.out, place as u64 + SHAPES);
-            place
-        } else {
-            varint::put(&mut self.out, NEW_SHAPE);
-            varint::put(&mut self.out, key);
-            varint::put(&mut self.out, words as u64);
-            self.shapes.push(Shape::new(key, words));
-            self.places.insert((key, words), self.shapes.len() - 1);
-            self.shapes.len() - 1
-        };
+        let place = self.place(key(event), words);
         self.task(&event.task);
         if self.count == 0 {
             (self.first, self.ts) = (event.ts, event.ts);
@@ -119,22 +112,55 @@ impl Encoder {
         varint::put_delta(&mut self.out, shape.stack, stack);
         shape.stack = stack;
         let mut changed = 0u64;
-        for (at, word) in self.scratch.chunks_exact(8).enumerate() {
-            changed |= u64::from(word != shape.last[at].as_bytes()) << at;
+        self.deltas.clear();
+        let (payload, _) = self.scratch.as_chunks::<8>();
+        for (at, (word, last)) in payload.iter().zip(&mut shape.last).enumerate() {
+            let word = u64::from_ne_bytes(*word);
+            if word != *last {
+                changed |= 1 << at;
+                varint::put_delta(&mut self.deltas, *last, word);
+                *last = word;
+            }
         }
         varint::put(&mut self.out, changed);
-        while changed != 0 {
-            let at = changed.trailing_zeros() as usize;
-            changed &= changed - 1;
-            let word = u64::read_from_bytes(&self.scratch[at * 8..at * 8 + 8]).unwrap_or_default();
-            varint::put_delta(&mut self.out, shape.last[at], word);
-            shape.last[at] = word;
+        self.out.extend_from_slice(&self.deltas);
+    }
+
+    /// Tells the shape of the next record, with what it is if it is new; where it is among the shapes.
+    fn place(&mut self, key: u64, words: usize) -> usize {
+        if let Some(place) = self.latest.get(key as usize).copied().flatten().map(usize::from)
+            && self.shapes[place].words == words
+        {
+            varint::put(&mut self.out, place as u64 + SHAPES);
+            return place;
         }
+        let place = if let Some(&place) = self.places.get(&(key, words)) {
+            varint::put(&mut self.out, place as u64 + SHAPES);
+            place
+        } else {
+            varint::put(&mut self.out, NEW_SHAPE);
+            varint::put(&mut self.out, key);
+            varint::put(&mut self.out, words as u64);
+            self.shapes.push(Shape::new(key, words));
+            self.places.insert((key, words), self.shapes.len() - 1);
+            self.shapes.len() - 1
+        };
+        if self.latest.len() <= key as usize {
+            self.latest.resize(key as usize + 1, None);
+        }
+        self.latest[key as usize] = u16::try_from(place).ok();
+        place
     }
 
     fn task(&mut self, task: &Task) {
-        if let Some(&place) = self.tasks.get(task) {
+        let recent = self.recent.iter().position(|(known, place)| *place > 0 && known == task);
+        let place = recent.map(|at| self.recent[at].1).or_else(|| self.tasks.get(task).copied());
+        if recent != Some(0) {
+            self.recent[1] = self.recent[0];
+        }
+        if let Some(place) = place {
             varint::put(&mut self.out, place);
+            self.recent[0] = (*task, place);
             return;
         }
         varint::put(&mut self.out, 0);
@@ -142,7 +168,9 @@ impl Encoder {
             varint::put(&mut self.out, number.into());
         }
         self.out.extend_from_slice(&task.comm.0);
-        self.tasks.insert(*task, self.tasks.len() as u64 + 1);
+        let place = self.tasks.len() as u64 + 1;
+        self.tasks.insert(*task, place);
+        self.recent[0] = (*task, place);
     }
 
     /// A batch of the source ends: no later event is older than `upto`.
@@ -155,7 +183,8 @@ impl Encoder {
     /// The payload; the next one starts anew.
     pub fn take(&mut self) -> Vec<u8> {
         let out = std::mem::take(&mut self.out);
-        *self = Encoder { scratch: std::mem::take(&mut self.scratch), ..Encoder::default() };
+        let [scratch, deltas] = [&mut self.scratch, &mut self.deltas].map(std::mem::take);
+        *self = Encoder { scratch, deltas, ..Encoder::default() };
         out
     }
 }

@@ -16,6 +16,25 @@ use crate::workspace;
 const BEGIN: &str = "<!-- cargo xtask bench: begin -->\n";
 const END: &str = "<!-- cargo xtask bench: end -->\n";
 
+const SCALE_BEGIN: &str = "<!-- cargo xtask bench --scale: begin -->\n";
+const SCALE_END: &str = "<!-- cargo xtask bench --scale: end -->\n";
+
+/// Writes the table of how it scales anew.
+pub fn write_scale(table: &str) -> Result<()> {
+    let path = path();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = between(&text, SCALE_BEGIN, SCALE_END, table)?;
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A text with what is between two marks anew.
+fn between(text: &str, begin: &str, end: &str, new: &str) -> Result<String> {
+    let marks = || format!("docs/performance.md needs the lines {} and {}", begin.trim(), end.trim());
+    let (before, rest) = text.split_once(begin).with_context(marks)?;
+    let (_, after) = rest.split_once(end).with_context(marks)?;
+    Ok(format!("{before}{begin}\n{new}\n{end}{after}"))
+}
+
 /// The document.
 pub fn path() -> PathBuf {
     workspace::root().join("docs/performance.md")
@@ -30,11 +49,8 @@ pub fn write(cells: &[Figures]) -> Result<()> {
 
 /// The document with its marked part anew.
 pub fn made(text: &str, cells: &[Figures]) -> Result<String> {
-    let marks = || format!("docs/performance.md needs the lines {} and {}", BEGIN.trim(), END.trim());
-    let (before, rest) = text.split_once(BEGIN).with_context(marks)?;
-    let (_, after) = rest.split_once(END).with_context(marks)?;
     let parts: Vec<String> = WORKLOADS.iter().filter_map(|workload| part(workload, cells)).collect();
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", parts.join("\n")))
+    between(text, BEGIN, END, &parts.join("\n"))
 }
 
 /// A workload's tables and its plot.

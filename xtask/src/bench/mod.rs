@@ -13,6 +13,7 @@ mod modes;
 mod plot;
 mod results;
 mod run;
+mod scale;
 mod tools;
 mod workloads;
 
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// become worse by more than a tenth; records nothing
     #[arg(long)]
     check: bool,
+    /// Measure how many CPUs that fault at once `record` keeps up with, in place of the modes
+    #[arg(long, conflicts_with_all = ["only", "workload", "check"])]
+    scale: bool,
     /// Show the modes and workloads, and measure nothing
     #[arg(long)]
     list: bool,
@@ -65,6 +69,9 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
             say(&format!("mode     {:<18} {}\n", mode.name, mode.about));
         }
         return Ok(0);
+    }
+    if arguments.scale {
+        return scale::main(arguments.no_docs);
     }
     let selected = select(arguments)?;
     // Before anything is run: what cannot be added to would be lost.

@@ -128,6 +128,13 @@ pub const MODES: &[Mode] = &[
     mode("floor-sum", Whose::Floor, false, How::FloorSum, "the smallest tracer that counts calls and bytes"),
     mode("record", Whose::Ours, false, How::Ours("record -o {output} {events}", Account::Recording), "`record`"),
     mode(
+        "record-no-rules",
+        Whose::Ours,
+        false,
+        How::Ours("record --no-rules -o {output} {events}", Account::Recording),
+        "`record --no-rules`: judged later, if at all",
+    ),
+    mode(
         "record-stacks",
         Whose::Ours,
         true,

@@ -95,7 +95,7 @@ pub fn snapshot_events(mirror: &Mirror, ts: u64) -> Vec<Event> {
             probe: ProbeId::GroupShowType,
             phase: Phase::Enter,
             stack: None,
-            body: Body::Slot(piece),
+            body: Body::Slot(Box::new(piece)),
         })
         .collect();
     // In the order of time; the pieces of a group stay in theirs.

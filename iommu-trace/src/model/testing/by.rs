@@ -41,7 +41,7 @@ impl By<'_> {
 
     /// Entry of a change.
     pub fn change(&mut self, probe: ProbeId, change: Change) -> &mut Self {
-        self.enter(probe, Body::Change(change))
+        self.enter(probe, Body::Change(Box::new(change)))
     }
 
     /// The group's domain changes, inside another change or by itself.
@@ -345,12 +345,12 @@ impl By<'_> {
 
     /// Entry of `iommu_sva_bind_device` or `iommu_sva_unbind_device`.
     pub fn sva(&mut self, probe: ProbeId, dev: &Dev, bond: Option<&Hnd>, pasid: u32, users: u32) -> &mut Self {
-        self.enter(probe, Body::Sva(Self::sva_op(dev, bond, pasid, users, 0)))
+        self.enter(probe, Body::Sva(Box::new(Self::sva_op(dev, bond, pasid, users, 0))))
     }
 
     /// Return of `iommu_sva_bind_device`.
     pub fn sva_bound(&mut self, dev: &Dev, bond: Option<&Hnd>, pasid: u32, users: u32, ret: i64) -> &mut Self {
-        self.event(ProbeId::SvaBind, Phase::Exit, Body::Sva(Self::sva_op(dev, bond, pasid, users, ret)))
+        self.event(ProbeId::SvaBind, Phase::Exit, Body::Sva(Box::new(Self::sva_op(dev, bond, pasid, users, ret))))
     }
 
     fn sva_op(dev: &Dev, bond: Option<&Hnd>, pasid: u32, users: u32, ret: i64) -> SvaOp {
@@ -385,9 +385,9 @@ impl By<'_> {
         let domain_type = if domain == BLOCKING { DomainType::BLOCKED } else { DomainType::DMA };
         let state =
             SlotState { what: SlotWhat::Group, device: dev.device, domain, domain_type, ..SlotState::default() };
-        self.enter(ProbeId::GroupShowType, Body::Slot(state));
+        self.enter(ProbeId::GroupShowType, Body::Slot(Box::new(state)));
         let state = SlotState { what: SlotWhat::DefaultDomain, domain: DEFAULT, domain_type: DomainType::DMA, ..state };
-        self.enter(ProbeId::GroupShowType, Body::Slot(state))
+        self.enter(ProbeId::GroupShowType, Body::Slot(Box::new(state)))
     }
 
     /// A piece of the snapshot: a handle that was attached before the trace.
@@ -402,13 +402,13 @@ impl By<'_> {
             pasid,
             users: 1,
         };
-        self.enter(ProbeId::GroupShowType, Body::Slot(state))
+        self.enter(ProbeId::GroupShowType, Body::Slot(Box::new(state)))
     }
 
     /// The snapshot of a group is complete.
     pub fn snapshot_end(&mut self, dev: &Dev) -> &mut Self {
         let state = SlotState { what: SlotWhat::End, device: dev.device, ..SlotState::default() };
-        self.enter(ProbeId::GroupShowType, Body::Slot(state))
+        self.enter(ProbeId::GroupShowType, Body::Slot(Box::new(state)))
     }
 
     /// Watched memory is freed.

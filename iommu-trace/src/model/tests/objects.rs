@@ -124,7 +124,7 @@ fn a_fault_of_smmuv3_is_of_the_device_that_has_the_stream() {
     let cases = [(0x10, 0x400, "write"), (0x13, 0x408, "read"), (0x01, 0x8, "read"), (0x02, 0x8, "unknown")];
     for (kind, flags, access) in cases {
         let mut script = Script::new();
-        script.by(1).event(ProbeId::SmmuEvents, Phase::Exit, Body::SmmuFault(fault(kind, flags)));
+        script.by(1).event(ProbeId::SmmuEvents, Phase::Exit, Body::SmmuFault(Box::new(fault(kind, flags))));
         let effects = script.run();
         let SpanKind::DmaFault(told) = &effects.spans[0].kind else { panic!("{effects:?}") };
         assert_eq!((told.device, told.group), (Some(device.device.name), device.device.group_id));
@@ -135,7 +135,7 @@ fn a_fault_of_smmuv3_is_of_the_device_that_has_the_stream() {
     // The driver knows no device that has it.
     let mut script = Script::new();
     let unknown = SmmuFault { device: DeviceRef::default(), ..fault(0x02, 0) };
-    script.by(1).event(ProbeId::SmmuEvents, Phase::Enter, Body::SmmuFault(unknown));
+    script.by(1).event(ProbeId::SmmuEvents, Phase::Enter, Body::SmmuFault(Box::new(unknown)));
     let effects = script.run();
     let SpanKind::DmaFault(told) = &effects.spans[0].kind else { panic!("{effects:?}") };
     assert_eq!((told.device, told.group, told.source_id.as_deref()), (None, None, Some("0x1001a")));

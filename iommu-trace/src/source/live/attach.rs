@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -78,7 +78,9 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
     settings.amd_wait_void = u32::from(plan.is_copy(ProbeId::AmdCompletionWait));
     let ring = options.buffer_size.clamp(MIN_RING, MAX_RING).next_power_of_two();
     let log_level = if options.verbose { log::LevelFilter::Debug as u8 } else { 0 };
-    let mut loader = EbpfLoader::new();
+    let started = Instant::now();
+    let mut loader = without_files(EbpfLoader::new);
+    tracing::debug!(took = ?started.elapsed(), "loader made");
     // The object has no relocations that would need the kernel's types.
     loader
         .btf(None)
@@ -100,6 +102,25 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
         "cannot create the BPF maps. Root or CAP_BPF and CAP_PERFMON are needed, and a kernel with \
          CONFIG_BPF_SYSCALL that is not locked down; `iommu-trace doctor` tells which of them is missing",
     )
+}
+
+/// Runs something that must open no file. What aya's loader does first is to read and parse all of the kernel's types, a
+/// third of a second and tens of megabytes, only to be told that they are not wanted: this way it finds that it cannot.
+fn without_files<T>(run: impl FnOnce() -> T) -> T {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to an `rlimit` of ours.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) } == 0;
+    let none = libc::rlimit { rlim_cur: 0, ..before };
+    if known {
+        // SAFETY: as above.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
+    }
+    let result = run();
+    if known {
+        // SAFETY: as above. The soft limit may always be put back.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const before) };
+    }
+    result
 }
 
 fn as_bytes(settings: &Settings) -> &[u8] {
@@ -146,8 +167,9 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
                     match attach(job.loaded, job.probe, job.symbol.as_deref(), &job.program, btf) {
                         Ok(program) => tracing::trace!(
                             program = name.as_str(),
+                            load = ?program.1,
                             took = ?started.elapsed(),
-                            verified = program.info().ok().and_then(|info| info.verified_instruction_count()),
+                            verified = program.0.info().ok().and_then(|info| info.verified_instruction_count()),
                             "loaded and attached"
                         ),
                         Err(error) => {
@@ -191,18 +213,22 @@ fn attach<'a>(
     symbol: Option<&str>,
     program: &Program,
     btf: &Btf,
-) -> anyhow::Result<&'a AyaProgram> {
+) -> anyhow::Result<(&'a AyaProgram, Duration)> {
+    let started = Instant::now();
+    let mut load = Duration::ZERO;
     let function = probe.id.function();
     let loaded = loaded.with_context(|| format!("the BPF object has no program {}", program.name))?;
     match program.way {
         Way::FEntry => {
             let program: &mut FEntry = (&mut *loaded).try_into()?;
             program.load(function, btf)?;
+            load = started.elapsed();
             program.attach()?;
         }
         Way::FExit => {
             let program: &mut FExit = (&mut *loaded).try_into()?;
             program.load(function, btf)?;
+            load = started.elapsed();
             program.attach()?;
         }
         Way::TpBtf => {
@@ -224,7 +250,7 @@ fn attach<'a>(
             }
         }
     }
-    Ok(loaded)
+    Ok((loaded, load))
 }
 
 /// Attaches a loaded program to a function of a module.

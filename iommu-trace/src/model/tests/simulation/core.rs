@@ -47,7 +47,7 @@ impl Sim {
             dma_owner: if owned { DMA_OWNER } else { Ptr::NULL },
             ..Change::default()
         };
-        self.enter(n, ProbeId::SetDomain, Body::Change(change));
+        self.enter(n, ProbeId::SetDomain, Body::Change(Box::new(change)));
         self.ret(n, ProbeId::SetDomain, ret);
     }
 
@@ -62,7 +62,7 @@ impl Sim {
         let Handle { seen, group, pasid, .. } = handle;
         let probe = if pasid == 0 { ProbeId::AttachGroupHandle } else { ProbeId::AttachDevicePasid };
         let change = self.change(group, pasid, Some(&seen), seen.domain);
-        self.enter(n, probe, Body::Change(change));
+        self.enter(n, probe, Body::Change(Box::new(change)));
         self.lock(n, Lock::Group(group));
         self.add(n, move |sim, n| {
             let occupied = sim.slot(group, pasid).handle.is_some();
@@ -121,7 +121,7 @@ impl Sim {
         let probe = if pasid == 0 { ProbeId::DetachGroupHandle } else { ProbeId::DetachDevicePasid };
         let mut change = self.change(group, pasid, Some(&seen), seen.domain);
         change.handle = HandleRef::default();
-        self.enter(n, probe, Body::Change(change));
+        self.enter(n, probe, Body::Change(Box::new(change)));
         self.lock(n, Lock::Group(group));
         self.add(n, move |sim, n| {
             sim.slot(group, pasid).hardware = Hardware::Busy;
@@ -154,7 +154,7 @@ impl Sim {
         let probe = if pasid == 0 { ProbeId::ReplaceGroupHandle } else { ProbeId::ReplaceDevicePasid };
         let mut change = self.change(group, pasid, Some(&seen), seen.domain);
         change.old_domain = old.map(|old| old.seen.domain).unwrap_or_default();
-        self.enter(n, probe, Body::Change(change));
+        self.enter(n, probe, Body::Change(Box::new(change)));
         self.lock(n, Lock::Group(group));
         self.add(n, move |sim, n| {
             let blocked = sim.blocked[group] > 0 && !sim.wrong(Bug::AttachBlocked);

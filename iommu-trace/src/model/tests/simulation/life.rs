@@ -43,7 +43,7 @@ impl Sim {
                     probe: ProbeId::GroupShowType,
                     phase: Phase::Enter,
                     stack: None,
-                    body: Body::Slot(piece),
+                    body: Body::Slot(Box::new(piece)),
                 });
             }
         }

@@ -34,7 +34,7 @@ impl Sim {
     fn sva_bind(&mut self, n: usize, device: usize, pasid: u32) {
         let group = self.devices[device].group;
         let op = self.sva_op(device, None, pasid, 0, 0);
-        self.enter(n, ProbeId::SvaBind, Body::Sva(op));
+        self.enter(n, ProbeId::SvaBind, Body::Sva(Box::new(op)));
         self.lock(n, Lock::Sva);
         self.look_up(n, group, pasid, false, move |sim, n, _| {
             if let Some(&Bond { handle, users }) = sim.bonds.get(&pasid) {
@@ -78,7 +78,7 @@ impl Sim {
             if ret == 0 && sim.wrong(Bug::Incomplete) {
                 op.handle.device = Ptr::NULL;
             }
-            sim.event(n, ProbeId::SvaBind, Phase::Exit, Body::Sva(op));
+            sim.event(n, ProbeId::SvaBind, Phase::Exit, Body::Sva(Box::new(op)));
             if ret == 0 {
                 sim.held.push(pasid);
             }
@@ -93,7 +93,7 @@ impl Sim {
         let group = self.devices[device].group;
         self.add(n, move |sim, n| {
             let op = sim.sva_op(device, Some(handle), pasid, sim.users(pasid), 0);
-            sim.event(n, ProbeId::SvaUnbind, Phase::Enter, Body::Sva(op));
+            sim.event(n, ProbeId::SvaUnbind, Phase::Enter, Body::Sva(Box::new(op)));
         });
         self.lock(n, Lock::Sva);
         self.add(n, move |sim, n| {
