@@ -1,5 +1,8 @@
 //! Builds the BPF programs with whichever BPF toolchain is there, and puts the object where the library includes it.
 
+#[path = "build/strip.rs"]
+#[allow(missing_docs)]
+mod strip;
 #[path = "build/toolchain.rs"]
 #[allow(dead_code, missing_docs)]
 mod toolchain;
@@ -36,7 +39,9 @@ fn build() -> Result<(), String> {
         Some(path) => PathBuf::from(path),
         None => compile(&target_root(&out_dir).join("bpf"))?,
     };
-    fs::copy(&built, &object).map_err(|error| format!("cannot copy {} to the build: {error}", built.display()))?;
+    let whole = fs::read(&built).map_err(|error| format!("cannot read {}: {error}", built.display()))?;
+    let stripped = strip::without_debug(&whole).ok_or_else(|| format!("{} is no ELF object", built.display()))?;
+    fs::write(&object, stripped).map_err(|error| format!("cannot write {}: {error}", object.display()))?;
     Ok(())
 }
 

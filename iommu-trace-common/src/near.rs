@@ -9,8 +9,7 @@
 use crate::{ProbeId, record::Near};
 
 /// The functions that have places, in their order.
-pub const PROBES: [ProbeId; 5] =
-    [ProbeId::Map, ProbeId::MapSg, ProbeId::MapNosync, ProbeId::Unmap, ProbeId::UnmapFast];
+pub const PROBES: [ProbeId; 5] = [ProbeId::Map, ProbeId::MapSg, ProbeId::MapNosync, ProbeId::Unmap, ProbeId::UnmapFast];
 /// Places that each of them has, a power of two.
 pub const PLACES: usize = 1 << PLACE_BITS;
 const PLACE_BITS: u32 = 8;

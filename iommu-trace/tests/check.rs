@@ -309,7 +309,16 @@ fn piece(
     domain_type: DomainType,
     handle: HandleRef,
 ) -> Body {
-    Body::Slot(Box::new(SlotState { what, device, handle, domain, domain_type, pasid, users: 2, ..SlotState::default() }))
+    Body::Slot(Box::new(SlotState {
+        what,
+        device,
+        handle,
+        domain,
+        domain_type,
+        pasid,
+        users: 2,
+        ..SlotState::default()
+    }))
 }
 
 /// Two groups: one of iommufd's with a RID, a PASID and a bond, one that nobody has claimed.

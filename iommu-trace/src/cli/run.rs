@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     output::{Exit, Output, Reason, Start, is_closed_pipe, quoted},
-    source::{self, Source, Stream},
+    source::{self, Source, Stream, live::hurry},
 };
 
 /// A run that is checked and may begin: nothing has been traced or printed.
@@ -148,6 +148,10 @@ impl Drive<'_> {
                     control.stop();
                 }
             }
+        }
+        // Not before the command is started, which would inherit it.
+        if stream.is_live() {
+            hurry();
         }
         let deadline = stop.duration.and_then(|duration| Instant::now().checked_add(duration));
         // Until when to watch on after the command's end.

@@ -106,7 +106,9 @@ pub fn decode_body(probe: ProbeId, phase: Phase, payload: &[u8]) -> Result<Body,
             P::IommufdUnbind | P::IommufdAttach | P::IommufdReplace | P::IommufdDetach | P::IommufdDeviceDestroy,
             Phase::Enter,
         ) => Body::Iommufd(read::<record::Iommufd>(probe, payload)?.into()),
-        (P::SvaBind, _) | (P::SvaUnbind, Phase::Enter) => Body::Sva(Box::new(read::<record::Sva>(probe, payload)?.into())),
+        (P::SvaBind, _) | (P::SvaUnbind, Phase::Enter) => {
+            Body::Sva(Box::new(read::<record::Sva>(probe, payload)?.into()))
+        }
         (P::DeviceAdd | P::DeviceRemove | P::ResetPrepare | P::ResetDone, Phase::Enter) => {
             Body::Device(read::<record::DeviceOnly>(probe, payload)?.device.into())
         }

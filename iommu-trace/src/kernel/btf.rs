@@ -101,8 +101,7 @@ impl Types {
             let (id, _) = self.vmlinux().named(&name).find(|(_, ty)| ty.kind == wanted)?;
             Some(AttachTarget { id, name, kind })
         };
-        let functions =
-            functions.iter().filter_map(|name| find((*name).to_owned(), Kind::Func, TargetKind::Function));
+        let functions = functions.iter().filter_map(|name| find((*name).to_owned(), Kind::Func, TargetKind::Function));
         let tracepoints = tracepoints
             .iter()
             .filter_map(|name| find(format!("btf_trace_{name}"), Kind::Typedef, TargetKind::Tracepoint));

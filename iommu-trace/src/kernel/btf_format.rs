@@ -151,11 +151,7 @@ impl Type<'_> {
         if self.kind == Kind::Array { word(self.rest, 8) } else { None }
     }
 
-    fn elements<const SIZE: usize>(
-        &self,
-        is: bool,
-        bits: impl Fn(&[u8]) -> u32,
-    ) -> impl Iterator<Item = Element> {
+    fn elements<const SIZE: usize>(&self, is: bool, bits: impl Fn(&[u8]) -> u32) -> impl Iterator<Item = Element> {
         let rest = if is { self.rest } else { &[] };
         rest.chunks_exact(SIZE).map(move |bytes| Element {
             name: word(bytes, 0).unwrap_or(0),
@@ -355,7 +351,8 @@ mod tests {
 
     #[test]
     fn kinds_to_come_are_passed_over_where_the_kernel_tells_how_long_they_are() {
-        let types: Vec<u8> = [1u32, info(99, 2), 0, 7, 8, 9, 1, info(12, 0), 0].iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let types: Vec<u8> =
+            [1u32, info(99, 2), 0, 7, 8, 9, 1, info(12, 0), 0].iter().flat_map(|w| w.to_ne_bytes()).collect();
         let names = b"\0new\0\0\0\0";
         let mut layout = vec![0; 400];
         // Four bytes, and four for each element.

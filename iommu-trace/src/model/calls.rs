@@ -49,11 +49,11 @@ impl Call {
     }
 }
 
-/// What an open call is about.
+/// What an open call is about. What is rare and large is boxed: calls are moved for each page fault.
 #[derive(Clone, Debug)]
 pub enum About {
     /// A change of an attachment.
-    Change(OpenChange),
+    Change(Box<OpenChange>),
     /// A report.
     Report(FaultId),
     /// A read or write of a fault file.
@@ -63,11 +63,11 @@ pub enum About {
     /// iommufd cleans up.
     Object(ObjectOp),
     /// iommufd and a device, and the handle that was taken out of its slot inside.
-    Iommufd(IommufdOp, Option<Ptr>),
+    Iommufd(Box<IommufdOp>, Option<Ptr>),
     /// A bond.
-    Sva(SvaOp),
+    Sva(Box<SvaOp>),
     /// A reset.
-    Device(DeviceRef),
+    Device(Box<DeviceRef>),
 }
 
 /// A domain that a group was given, and its type.
@@ -181,7 +181,7 @@ impl Calls {
     /// iommufd's call on one of its devices that a thread is in.
     pub fn iommufd(&self, tid: u32) -> Option<&IommufdOp> {
         self.of(tid).iter().rev().find_map(|call| match &call.about {
-            About::Iommufd(op, _) => Some(op),
+            About::Iommufd(op, _) => Some(&**op),
             _ => None,
         })
     }

@@ -59,7 +59,7 @@ impl Model {
         let tid = event.task.tid;
         let nested = self.calls.of(tid).iter().any(|call| matches!(call.about, About::Change(_)));
         let open = OpenChange { change: *change, nested, inner: None, number: None };
-        let mut call = Call::new(event, About::Change(open));
+        let mut call = Call::new(event, About::Change(Box::new(open)));
         if !nested {
             let key = key_of(event.probe, change);
             self.mirror.open(key);

@@ -34,7 +34,7 @@ impl Model {
                 self.tell_event(event, SpanKind::DeviceRemove(span), effects);
                 self.mirror.remove_device(device);
             }
-            ProbeId::ResetPrepare => self.enter(Call::new(event, About::Device(*device)), effects),
+            ProbeId::ResetPrepare => self.enter(Call::new(event, About::Device(Box::new(*device))), effects),
             ProbeId::ResetDone => {
                 self.reset_done(event, device, effects);
                 self.tell_event(event, SpanKind::ResetDone(span), effects);

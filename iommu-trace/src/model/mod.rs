@@ -285,11 +285,11 @@ impl Model {
             About::File => self.clear_limbo(event.ts, effects),
             About::Object(_) => self.object_returned(&call, event, effects),
             About::Iommufd(entered, _) => {
-                let op = IommufdOp { ret, ..*entered };
+                let op = IommufdOp { ret, ..**entered };
                 self.iommufd_returned(&call, event, &op, effects);
             }
             About::Sva(entered) if call.probe == crate::event::ProbeId::SvaBind => {
-                let op = SvaOp { ret, ..*entered };
+                let op = SvaOp { ret, ..**entered };
                 self.sva_bound(&call, event, &op, effects);
             }
             About::Sva(_) => self.sva_unbound(&call, event, effects),

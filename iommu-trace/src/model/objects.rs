@@ -29,7 +29,7 @@ impl Model {
             let breach = if alone { rules::unbinding(self, event, op, &known) } else { None };
             self.judge_bond(breach, event, op.handle.ptr, effects);
         }
-        self.enter(Call::new(event, About::Sva(*op)), effects);
+        self.enter(Call::new(event, About::Sva(Box::new(*op))), effects);
     }
 
     fn judge_bond(&mut self, breach: Option<super::judge::Breach>, event: &Event, bond: Ptr, effects: &mut Effects) {
@@ -111,7 +111,7 @@ impl Model {
         if event.probe == ProbeId::IommufdDeviceDestroy {
             self.idev_gone(event, op, effects);
         }
-        self.enter(Call::new(event, About::Iommufd(*op, None)), effects);
+        self.enter(Call::new(event, About::Iommufd(Box::new(*op), None)), effects);
     }
 
     pub(super) fn iommufd_returned(&mut self, call: &Call, event: &Event, op: &IommufdOp, effects: &mut Effects) {

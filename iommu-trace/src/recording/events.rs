@@ -64,7 +64,7 @@ pub struct Encoder {
     /// The tasks of the last events, the latest first.
     recent: [(Task, u64); 2],
     scratch: Vec<u8>,
-    deltas: Vec<u8>,
+    deltas: varint::Line,
     ts: u64,
     /// Events so far.
     pub count: u32,
@@ -107,23 +107,22 @@ impl Encoder {
         (self.ts, self.last) = (event.ts, self.last.max(event.ts));
         self.count += 1;
 
-        let shape = &mut self.shapes[place];
+        let (shape, deltas) = (&mut self.shapes[place], &mut self.deltas);
         let stack = folded(event.stack);
         varint::put_delta(&mut self.out, shape.stack, stack);
         shape.stack = stack;
         let mut changed = 0u64;
-        self.deltas.clear();
         let (payload, _) = self.scratch.as_chunks::<8>();
         for (at, (word, last)) in payload.iter().zip(&mut shape.last).enumerate() {
             let word = u64::from_ne_bytes(*word);
             if word != *last {
                 changed |= 1 << at;
-                varint::put_delta(&mut self.deltas, *last, word);
+                deltas.put_delta(*last, word);
                 *last = word;
             }
         }
         varint::put(&mut self.out, changed);
-        self.out.extend_from_slice(&self.deltas);
+        deltas.end(&mut self.out);
     }
 
     /// Tells the shape of the next record, with what it is if it is new; where it is among the shapes.
@@ -183,8 +182,7 @@ impl Encoder {
     /// The payload; the next one starts anew.
     pub fn take(&mut self) -> Vec<u8> {
         let out = std::mem::take(&mut self.out);
-        let [scratch, deltas] = [&mut self.scratch, &mut self.deltas].map(std::mem::take);
-        *self = Encoder { scratch, deltas, ..Encoder::default() };
+        *self = Encoder { scratch: std::mem::take(&mut self.scratch), ..Encoder::default() };
         out
     }
 }

@@ -54,6 +54,10 @@ impl Source for Tee {
         self.source.info()
     }
 
+    fn is_live(&self) -> bool {
+        self.source.is_live()
+    }
+
     fn on_reader_thread(&mut self) {
         self.source.on_reader_thread();
     }

@@ -1,5 +1,58 @@
 //! Numbers of as few bytes as they need (LEB128), and signed differences folded into them (zigzag).
 
+/// Bytes that are put together where there is always room, and appended at once.
+#[derive(Debug)]
+pub struct Line {
+    bytes: [u8; Line::ROOM],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Line { bytes: [0; Line::ROOM], len: 0 }
+    }
+}
+
+impl Line {
+    /// More than it ever takes; a power of two.
+    const ROOM: usize = 1024;
+
+    /// As [`put`].
+    #[inline]
+    pub fn put(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.push(value as u8);
+    }
+
+    /// As [`put_delta`].
+    #[inline]
+    pub fn put_delta(&mut self, old: u64, new: u64) {
+        self.put(folded(old, new));
+    }
+
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len % Line::ROOM] = byte;
+        self.len += 1;
+    }
+
+    /// Appends what it has, and begins anew.
+    pub fn end(&mut self, out: &mut Vec<u8>) {
+        debug_assert!(self.len <= Line::ROOM, "a line is too long");
+        out.extend_from_slice(&self.bytes[..self.len.min(Line::ROOM)]);
+        self.len = 0;
+    }
+}
+
+/// The difference from `old` to `new`, with its sign in the lowest bit.
+fn folded(old: u64, new: u64) -> u64 {
+    let delta = new.wrapping_sub(old) as i64;
+    ((delta << 1) ^ (delta >> 63)) as u64
+}
+
 /// Appends `value`, seven bits a byte, lowest first; the highest bit says that more follow.
 pub fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -11,8 +64,7 @@ pub fn put(out: &mut Vec<u8>, mut value: u64) {
 
 /// Appends the difference from `old` to `new`, as small as it is near.
 pub fn put_delta(out: &mut Vec<u8>, old: u64, new: u64) {
-    let delta = new.wrapping_sub(old) as i64;
-    put(out, ((delta << 1) ^ (delta >> 63)) as u64);
+    put(out, folded(old, new));
 }
 
 /// Reads from the front of a slice.

@@ -64,6 +64,11 @@ pub trait Source: Send {
     /// The thread that will poll it from now on is the one that this is called on.
     fn on_reader_thread(&mut self) {}
 
+    /// Whether what is not taken in time is lost.
+    fn is_live(&self) -> bool {
+        false
+    }
+
     /// Appends the next events to `batch` and sets its `upto`, waiting at most `timeout` for the first of them.
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress>;
 

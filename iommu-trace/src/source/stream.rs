@@ -29,6 +29,7 @@ pub struct Stream {
     batches: mpsc::Receiver<anyhow::Result<Batch>>,
     control: StreamControl,
     thread: Option<JoinHandle<()>>,
+    is_live: bool,
 }
 
 /// Asks a source to stop, or what it costs, from any task.
@@ -85,6 +86,12 @@ impl Stream {
         self.control.cost().unwrap_or_default()
     }
 
+    /// Whether what is not taken in time is lost.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.is_live
+    }
+
     /// The next batch, `None` after the last. Cancel safe.
     pub async fn next(&mut self) -> Option<anyhow::Result<Batch>> {
         self.batches.recv().await
@@ -113,6 +120,7 @@ impl Drop for Stream {
 pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let info = Arc::new(source.info().clone());
     let stacks = source.stacks();
+    let is_live = source.is_live();
     let (sender, batches) = mpsc::channel(BACKLOG);
     let control = StreamControl::default();
     let shared = Arc::clone(&control.shared);
@@ -120,7 +128,7 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
         .name("iommu-trace-src".into())
         .spawn(move || read(source, &sender, &shared))
         .context("cannot start the thread that reads events")?;
-    Ok(Stream { info, stacks, batches, control, thread: Some(thread) })
+    Ok(Stream { info, stacks, batches, control, thread: Some(thread), is_live })
 }
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {

@@ -40,12 +40,11 @@ pub fn main(no_docs: bool) -> Result<u8> {
     let mut rows = Vec::new();
     for cpus in CPUS {
         let faults = ALL.max(cpus * EACH);
-        let vm = Vm::new(&image, &programs)
-            .iommu(Iommu::None)
-            .smp(cpus)
-            .memory("2G")
-            .timeout(LIMIT)
-            .command(["sh", "-c", &script(cpus, faults)]);
+        let vm = Vm::new(&image, &programs).iommu(Iommu::None).smp(cpus).memory("2G").timeout(LIMIT).command([
+            "sh",
+            "-c",
+            &script(cpus, faults),
+        ]);
         let outcome = vm.run().with_context(|| format!("{cpus} CPUs"))?;
         outcome.success().with_context(|| format!("{cpus} CPUs"))?;
         let row = row(cpus, u64::from(faults), &outcome.text()).with_context(|| format!("{cpus} CPUs"))?;

@@ -324,6 +324,12 @@ mod tests {
     }
 
     #[test]
+    fn the_object_has_no_debug_information_to_be_read_at_each_start() {
+        assert!(OBJECT.len() < 1 << 20, "{} bytes", OBJECT.len());
+        assert!(aya_obj::Object::parse(OBJECT).unwrap().btf_ext.is_some(), "the verifier is told of source lines");
+    }
+
+    #[test]
     fn the_object_has_every_program_of_the_catalogue_and_no_other() {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
         let mut wanted: Vec<String> = Vec::new();

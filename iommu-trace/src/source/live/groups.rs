@@ -100,7 +100,8 @@ mod tests {
 
     fn unwanted(groups: &Groups, of: impl IntoIterator<Item = usize>) -> Vec<u8> {
         let there = [(0, vec!["0000:00:01.0"]), (1, vec!["0000:00:02.0", "0000:00:03.0"]), (2, vec![])];
-        let there = there.map(|(number, names): (usize, Vec<&str>)| (number, names.into_iter().map(Into::into).collect()));
+        let there =
+            there.map(|(number, names): (usize, Vec<&str>)| (number, names.into_iter().map(Into::into).collect()));
         let all = groups.unwanted(&there);
         of.into_iter().map(|number| all.0[number]).collect()
     }

@@ -23,6 +23,7 @@ use aya::{Ebpf, maps::Array};
 use clap::ValueEnum;
 use iommu_trace_common::stacks as stacks_of;
 
+pub use self::groups::Groups;
 use self::{
     diagnostics::Diagnostics,
     loss::{Losses, Misses},
@@ -32,7 +33,6 @@ use self::{
     stacks::LiveStacks,
     sums::Sums,
 };
-pub use self::groups::Groups;
 
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
 use crate::{
@@ -53,6 +53,8 @@ const RELEASE_EVERY: Duration = Duration::from_millis(10);
 const RELEASE_MANY_EVERY: Duration = Duration::from_millis(50);
 /// How many are many.
 const MANY: usize = 500;
+/// So many are given out at once, that they take no more memory.
+const TOO_MANY: usize = 8192;
 /// The clock that BPF programs read is not quite in step with ours while the kernel adjusts it.
 const CLOCK_SLACK_NS: u64 = 100_000;
 /// How long a record that was begun before the end of the trace is waited for.
@@ -63,11 +65,11 @@ const MODULE_WAIT: Duration = Duration::from_millis(10);
 const FASTEST: f64 = 0.4;
 /// Events taken from the ring in one poll, so that batches stay bounded in a storm.
 const MAX_BATCH: usize = 8192;
-/// The nice value of the thread that reads the ring.
+/// The nice value of the threads that read the ring and take what was in it.
 const READER_NICE: i32 = -15;
-/// The ring's size unless another is asked for: some 2,300 faults with all their stages, a hundredth of a second at the fastest that
-/// a ring is filled. It is mapped twice in a row, and counts twice as resident.
-pub const DEFAULT_RING: u32 = 4 << 20;
+/// The ring's size unless another is asked for: some 1,200 faults with all their stages. It is mapped twice in a row, and
+/// counts twice as resident.
+pub const DEFAULT_RING: u32 = 2 << 20;
 /// The least ring that holds some records of every kind.
 pub const MIN_RING: u32 = 4096;
 /// The largest: the map's size is a `u32`, a power of two.
@@ -359,7 +361,10 @@ impl Live {
     }
 
     fn release_every(&self) -> Duration {
-        if self.order.len() < MANY { RELEASE_EVERY } else { RELEASE_MANY_EVERY }
+        match self.order.len() {
+            0..MANY | TOO_MANY.. => RELEASE_EVERY,
+            _ => RELEASE_MANY_EVERY,
+        }
     }
 
     fn release(&mut self, upto: u64, batch: &mut Batch) {
@@ -378,12 +383,12 @@ impl Source for Live {
         &self.info
     }
 
+    fn is_live(&self) -> bool {
+        true
+    }
+
     fn on_reader_thread(&mut self) {
-        // It does little and must not be late: what finds no room in the ring meanwhile is lost. Without the right to it,
-        // things stay as they are.
-        if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
-            tracing::debug!(%error, "the reader keeps its priority");
-        }
+        hurry();
     }
 
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
@@ -409,8 +414,9 @@ impl Source for Live {
         self.drain();
         self.drained_at = Instant::now();
         self.look_at_sums(false)?;
-        self.losses.update(monotonic_ns())?;
         if self.ring.has_passed(mark) && self.released_at.elapsed() >= self.release_every() {
+            // What was lost until now is told before anything that is given out now.
+            self.losses.update(monotonic_ns())?;
             self.losses.add(self.misses.take(false));
             self.released_at = Instant::now();
             self.release(mark.ts.saturating_sub(CLOCK_SLACK_NS), batch);
@@ -446,9 +452,17 @@ impl Source for Live {
     }
 }
 
+/// Has this thread not be late: what finds no room in the ring meanwhile is lost. Who takes the events must keep up, too, or they
+/// fill the memory and then the ring. Without the right to it, things stay as they are.
+pub fn hurry() {
+    if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
+
 /// For how long a ring of this size can be left alone.
 fn pace(ring: u32) -> Duration {
-    DRAIN_EVERY.min(Duration::from_nanos((f64::from(ring) / FASTEST / 4.0) as u64))
+    DRAIN_EVERY.min(Duration::from_nanos((f64::from(ring) / FASTEST / 2.0) as u64))
 }
 
 /// Run time and run count of each program; zero unless the kernel keeps statistics (`kernel.bpf_stats_enabled`).

@@ -136,7 +136,8 @@ mod tests {
         let [first, second] = [near::place(domain), near::place(domain) ^ 1].map(|place| &places[base + place]);
         let is = |place: &&&[AtomicU64; WORDS], object| place[0].load(Ordering::Relaxed) == object;
         let both = [first, second];
-        let Some(place) = both.iter().find(|place| is(place, domain)).or_else(|| both.iter().find(|place| is(place, 0)))
+        let Some(place) =
+            both.iter().find(|place| is(place, domain)).or_else(|| both.iter().find(|place| is(place, 0)))
         else {
             return false;
         };
