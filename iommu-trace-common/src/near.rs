@@ -6,6 +6,8 @@
 //! place [`RETIRED`], which no program adds to any more, tells the rest of it at its next look, and frees it then. What finds both
 //! its places taken is summed up in the hash map.
 
+#![allow(clippy::inline_always, reason = "BPF programs want every call inlined")]
+
 use crate::{ProbeId, record::Near};
 
 /// The functions that have places, in their order.
@@ -19,6 +21,7 @@ pub type Places = [Near; PROBES.len() * PLACES];
 pub const RETIRED: u64 = 1;
 
 /// Where a function's places begin.
+#[must_use]
 #[inline(always)]
 pub const fn base(probe: ProbeId) -> Option<usize> {
     let mut at = 0;
@@ -32,6 +35,7 @@ pub const fn base(probe: ProbeId) -> Option<usize> {
 }
 
 /// The first of a domain's two places among those of a function; the other is its neighbour, one bit apart.
+#[must_use]
 #[inline(always)]
 pub const fn place(domain: u64) -> usize {
     (domain.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACE_BITS)) as usize
