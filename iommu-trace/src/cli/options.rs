@@ -209,7 +209,7 @@ pub struct LiveArgs {
     pub from: FromArgs,
 
     /// Room for events that wait to be read; a power of two is best. Larger loses less under a storm.
-    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "2M")]
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "4M")]
     pub buffer_size: u32,
 
     /// Watch the kernel's frees of memory, to find handles and fault groups that are freed while they are in use. Costs

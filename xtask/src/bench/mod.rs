@@ -45,7 +45,7 @@ pub struct Arguments {
     /// become worse by more than a tenth; records nothing
     #[arg(long)]
     check: bool,
-    /// Measure how many CPUs that fault at once `record` keeps up with, in place of the modes
+    /// Measure how many threads that fault at once `record` keeps up with, in rings of several sizes, in place of the modes
     #[arg(long, conflicts_with_all = ["only", "workload", "check"])]
     scale: bool,
     /// Show the modes and workloads, and measure nothing

@@ -1,7 +1,9 @@
-//! `cargo xtask bench --scale`: how many CPUs that fault at once a recorder keeps up with, in the default ring.
+//! `cargo xtask bench --scale`: how many threads that fault at once a recorder keeps up with, in rings of several sizes.
 //!
-//! Guests with ever more emulated CPUs, each with a thread that raises page faults on a device of its own, reads and answers them as
-//! fast as it can, while `record` runs beside them. On the host that emulates them, all CPUs share those that it has.
+//! Each thread raises page faults on a device of its own, reads and answers them as fast as it can, while `record` runs beside them.
+//! The guest has as many CPUs as its kernel takes; on the host that emulates them, they share those that it has. When threads are
+//! more than CPUs, one may be put aside in the midst of a record, and nothing behind it can be read until it runs again: that is
+//! what the ring's size is for.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -11,110 +13,129 @@ use serde_json::Value;
 use super::{KERNEL, document};
 use crate::{arch::Arch, kernel, programs::Programs, progress::say, qemu::Iommu, vm::Vm};
 
-/// How many CPUs.
-const CPUS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Faults of each thread at the least, and of all together.
-const EACH: u32 = 500;
-const ALL: u32 = 8_000;
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// How many threads.
+const THREADS: [u32; 4] = [1, 8, 16, 64];
+/// Sizes of the ring; the last but one is what is taken when nobody says anything.
+const SIZES: [&str; 3] = ["2M", "4M", "8M"];
+/// How often each is tried.
+const TRIES: u32 = 3;
+/// Faults of all threads together, each time.
+const FAULTS: u32 = 16_000;
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// What came of a guest.
-struct Row {
-    cpus: u32,
-    /// CPUs that the kernel took.
-    online: u32,
+/// What came of a size of the ring, of all tries.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Cell {
     made: u64,
     recorded: u64,
     seconds: f64,
     lost: u64,
+    /// The most that was resident in any of them.
     resident_kib: u64,
     bytes: u64,
 }
 
-/// Measures, and writes the table into docs/performance.md unless told not to. The exit status is 1 where something was lost.
+/// Measures, and writes the table into docs/performance.md unless told not to. The exit status is 1 where something was lost in the
+/// ring that is taken when nobody says anything.
 pub fn main(no_docs: bool) -> Result<u8> {
     crate::vm::require_qemu()?;
     let image = kernel::find(KERNEL)?;
     let mut programs = Programs::build(Arch::Amd64, false)?;
     programs.add_optimised("iommu-trace")?;
     let mut rows = Vec::new();
-    for cpus in CPUS {
-        let faults = ALL.max(cpus * EACH);
-        let vm = Vm::new(&image, &programs).iommu(Iommu::None).smp(cpus).memory("2G").timeout(LIMIT).command([
+    for threads in THREADS {
+        let vm = Vm::new(&image, &programs).iommu(Iommu::None).smp(2).memory("2G").timeout(LIMIT).command([
             "sh",
             "-c",
-            &script(cpus, faults),
+            &script(threads),
         ]);
-        let outcome = vm.run().with_context(|| format!("{cpus} CPUs"))?;
-        outcome.success().with_context(|| format!("{cpus} CPUs"))?;
-        let row = row(cpus, u64::from(faults), &outcome.text()).with_context(|| format!("{cpus} CPUs"))?;
-        say(&format!(
-            "{:>2} CPUs ({} online): {} faults in {:.2} s, {} recorded, {} lost, {:.1} MiB resident\n",
-            row.cpus,
-            row.online,
-            row.made,
-            row.seconds,
-            row.recorded,
-            row.lost,
-            row.resident_kib as f64 / 1024.0
-        ));
-        rows.push(row);
+        let told = || format!("{threads} threads");
+        let outcome = vm.run().with_context(told)?;
+        outcome.success().with_context(told)?;
+        let cells = cells(&outcome.text()).with_context(told)?;
+        let lost: Vec<String> =
+            SIZES.iter().zip(&cells).map(|(size, cell)| format!("{size} {} lost", cell.lost)).collect();
+        say(&format!("{threads:>2} threads: {}\n", lost.join(", ")));
+        rows.push((threads, cells));
     }
     if !no_docs {
         document::write_scale(&table(&rows))?;
     }
-    Ok(u8::from(rows.iter().any(|row| row.lost > 0 || row.recorded != row.made)))
+    Ok(u8::from(
+        rows.iter().any(|(_, cells)| cells[DEFAULT].lost > 0 || cells[DEFAULT].recorded != cells[DEFAULT].made),
+    ))
 }
 
+/// Which of the sizes is the default.
+const DEFAULT: usize = SIZES.len() - 2;
+
 /// The command's parent is the recorder.
-fn script(cpus: u32, faults: u32) -> String {
-    let load = format!("guest --truth /dev/null --summary iopf --faults {faults} --threads {cpus} --devices {cpus}");
+fn script(threads: u32) -> String {
+    let load =
+        format!("guest --truth /dev/null --summary iopf --faults {FAULTS} --threads {threads} --devices {threads}");
     format!(
-        "iommu-trace record -o /tmp/r.itr -- sh -c 'echo begin $(cat /proc/uptime); {load} >/dev/null; \
-         echo end $(cat /proc/uptime); grep VmHWM /proc/$PPID/status' && echo bytes $(wc -c < /tmp/r.itr) && echo online $(nproc) && \
-         iommu-trace stats --format json /tmp/r.itr | tr -d '\\n'"
+        "set -e; for size in {}; do for try in $(seq {TRIES}); do iommu-trace record --buffer-size $size -o /tmp/r.itr -- \
+         sh -c 'echo begin $(cat /proc/uptime); {load} >/dev/null; echo end $(cat /proc/uptime); grep VmHWM /proc/$PPID/status'; \
+         echo bytes $(wc -c < /tmp/r.itr); iommu-trace stats --format json /tmp/r.itr | tr -d '\\n'; echo; echo size $size; done; done",
+        SIZES.join(" ")
     )
 }
 
-fn row(cpus: u32, made: u64, text: &str) -> Result<Row> {
-    let of = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.trim().strip_prefix(name));
-        lines.next().and_then(|rest| rest.split_whitespace().next()).with_context(|| format!("no {name} in {text}"))
-    };
-    let number = |name: &str| Ok::<u64, anyhow::Error>(of(name)?.parse()?);
-    let json = text.lines().find(|line| line.starts_with('{')).context("no statistics")?;
-    let stats: Value = serde_json::from_str(json).context("these are no statistics")?;
-    let Some(recorded) = stats["events"]["fault"]["count"].as_u64() else { bail!("no faults in {stats}") };
-    let lost = stats["lost"].as_array().into_iter().flatten().filter_map(|lost| lost["count"].as_u64()).sum();
-    Ok(Row {
-        cpus,
-        online: number("online")? as u32,
-        made,
-        recorded,
-        seconds: of("end")?.parse::<f64>()? - of("begin")?.parse::<f64>()?,
-        lost,
-        resident_kib: number("VmHWM:")?,
-        bytes: number("bytes")?,
-    })
+/// What the guest says becomes a cell for each size, in their order.
+fn cells(text: &str) -> Result<Vec<Cell>> {
+    let mut cells = vec![Cell::default(); SIZES.len()];
+    let mut of_this = Vec::new();
+    for line in text.lines() {
+        let Some(size) = line.strip_prefix("size ") else {
+            of_this.push(line);
+            continue;
+        };
+        let at = SIZES.iter().position(|known| *known == size.trim()).with_context(|| format!("{line:?}"))?;
+        add(&mut cells[at], &std::mem::take(&mut of_this))?;
+    }
+    if cells.iter().any(|cell| cell.made != u64::from(TRIES * FAULTS)) {
+        bail!("not every size was tried {TRIES} times: {text}");
+    }
+    Ok(cells)
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| CPUs | faults | recorded | lost | seconds | faults a second | bytes a fault in the file | most resident, MiB |\n\
-         |--:|--:|--:|--:|--:|--:|--:|--:|\n",
+fn add(cell: &mut Cell, lines: &[&str]) -> Result<()> {
+    let of = |name: &str| {
+        let rest = lines.iter().find_map(|line| line.trim().strip_prefix(name));
+        rest.and_then(|rest| rest.split_whitespace().next()).with_context(|| format!("no {name} in {lines:?}"))
+    };
+    let json = lines.iter().find(|line| line.starts_with('{')).context("no statistics")?;
+    let stats: Value = serde_json::from_str(json).context("these are no statistics")?;
+    let recorded = stats["events"]["fault"]["count"].as_u64().with_context(|| format!("no faults in {stats}"))?;
+    let lost: u64 = stats["lost"].as_array().into_iter().flatten().filter_map(|lost| lost["count"].as_u64()).sum();
+    cell.made += u64::from(FAULTS);
+    cell.recorded += recorded;
+    cell.lost += lost;
+    cell.seconds += of("end")?.parse::<f64>()? - of("begin")?.parse::<f64>()?;
+    cell.resident_kib = cell.resident_kib.max(of("VmHWM:")?.parse()?);
+    cell.bytes += of("bytes")?.parse::<u64>()?;
+    Ok(())
+}
+
+fn table(rows: &[(u32, Vec<Cell>)]) -> String {
+    let mut text = format!(
+        "Of {TRIES} × {} faults. Rates, bytes and memory are those with a ring of {}:\n\n| threads | {} | faults a second | bytes a \
+         fault in the file | most resident, MiB |\n|--:|{}--:|--:|--:|\n",
+        document::whole(f64::from(FAULTS)),
+        SIZES[DEFAULT],
+        SIZES.map(|size| format!("records lost, {size}")).join(" | "),
+        "--:|".repeat(SIZES.len())
     );
-    for row in rows {
+    for (threads, cells) in rows {
+        let lost: Vec<String> = cells.iter().map(|cell| document::whole(cell.lost as f64)).collect();
+        let cell = &cells[DEFAULT];
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {:.2} | {} | {:.0} | {:.1} |",
-            row.online,
-            document::whole(row.made as f64),
-            document::whole(row.recorded as f64),
-            document::whole(row.lost as f64),
-            row.seconds,
-            document::whole(row.made as f64 / row.seconds.max(0.01)),
-            row.bytes as f64 / row.recorded.max(1) as f64,
-            row.resident_kib as f64 / 1024.0
+            "| {threads} | {} | {} | {:.0} | {:.1} |",
+            lost.join(" | "),
+            document::whole(cell.made as f64 / cell.seconds.max(0.01)),
+            cell.bytes as f64 / cell.recorded.max(1) as f64,
+            cell.resident_kib as f64 / 1024.0
         );
     }
     text
@@ -126,10 +147,21 @@ mod tests {
 
     #[test]
     fn what_the_guest_says_becomes_a_row() {
-        let text = "begin 10.50 3.00\nend 12.75 3.10\nVmHWM:\t   16384 kB\nbytes 64000\nonline 4\n\
-            {\"events\":{\"fault\":{\"count\":2000}},\"lost\":[{\"count\":3}]}";
-        let row = row(4, 2000, text).unwrap();
-        assert_eq!((row.online, row.recorded, row.lost, row.resident_kib), (4, 2000, 3, 16384));
-        assert_eq!(table(&[row]).lines().nth(2).unwrap(), "| 4 | 2,000 | 2,000 | 3 | 2.25 | 889 | 32 | 16.0 |");
+        let mut text = String::new();
+        for size in SIZES {
+            for _ in 0..TRIES {
+                let lost = if size == "2M" { "[{\"count\":3}]" } else { "[]" };
+                let _ = writeln!(
+                    text,
+                    "begin 10.50 3.00\nend 12.50 3.10\nVmHWM:\t   16384 kB\nbytes 64000\n\
+                     {{\"events\":{{\"fault\":{{\"count\":16000}}}},\"lost\":{lost}}}\nsize {size}"
+                );
+            }
+        }
+        let cells = cells(&text).unwrap();
+        assert_eq!((cells[0].lost, cells[1].lost, cells[1].recorded), (9, 0, 48_000));
+        let table = table(&[(4, cells)]);
+        assert_eq!(table.lines().last().unwrap(), "| 4 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
+        assert!(super::cells("").is_err());
     }
 }

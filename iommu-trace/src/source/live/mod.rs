@@ -67,9 +67,9 @@ const FASTEST: f64 = 0.4;
 const MAX_BATCH: usize = 8192;
 /// The nice value of the threads that read the ring and take what was in it.
 const READER_NICE: i32 = -15;
-/// The ring's size unless another is asked for: some 1,200 faults with all their stages. It is mapped twice in a row, and
-/// counts twice as resident.
-pub const DEFAULT_RING: u32 = 2 << 20;
+/// The ring's size unless another is asked for: some 2,300 faults with all their stages, and twice what was ever seen to lose some
+/// (docs/performance.md). It is mapped twice in a row, and counts twice as resident.
+pub const DEFAULT_RING: u32 = 4 << 20;
 /// The least ring that holds some records of every kind.
 pub const MIN_RING: u32 = 4096;
 /// The largest: the map's size is a `u32`, a power of two.
