@@ -22,7 +22,7 @@ const NOT_APPLICABLE: i32 = 77;
 /// A whole cell, boot to shutdown.
 const LIMIT: Duration = Duration::from_secs(150);
 /// The same of another architecture, which is always emulated.
-const FOREIGN_LIMIT: Duration = Duration::from_secs(400);
+const FOREIGN_LIMIT: Duration = Duration::from_secs(900);
 
 /// Cells that are part of the test command; `cargo xtask matrix` runs all of them.
 pub const TESTS: &[GuestTest] = &[
