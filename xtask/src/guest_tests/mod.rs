@@ -8,6 +8,7 @@ mod compare;
 mod hot;
 mod lifecycle;
 mod modules;
+mod one_group;
 mod page_requests;
 mod privileges;
 mod recorded;
@@ -172,6 +173,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         top::TESTS,
         modules::TESTS,
         page_requests::TESTS,
+        one_group::TESTS,
         replaced::TESTS,
         unplug::TESTS,
         steps::TESTS,
