@@ -1,5 +1,8 @@
 //! Builds the BPF programs with whichever BPF toolchain is there, and puts the object where the library includes it.
+//! Also finds out what `--version` tells: the commit, and which object it is.
 
+#[path = "build/commit.rs"]
+mod commit;
 #[path = "build/toolchain.rs"]
 #[allow(dead_code, missing_docs)]
 mod toolchain;
@@ -9,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+use sha2::{Digest as _, Sha256};
 
 /// Set to the path of a ready object to build without a BPF toolchain, as packagers do.
 const OBJECT: &str = "IOMMU_TRACE_BPF_OBJECT";
@@ -36,8 +41,18 @@ fn build() -> Result<(), String> {
         Some(path) => PathBuf::from(path),
         None => compile(&target_root(&out_dir).join("bpf"))?,
     };
-    fs::copy(&built, &object).map_err(|error| format!("cannot copy {} to the build: {error}", built.display()))?;
+    let bytes = fs::read(&built).map_err(|error| format!("cannot read {}: {error}", built.display()))?;
+    fs::write(&object, &bytes).map_err(|error| format!("cannot write {}: {error}", object.display()))?;
+    println!("cargo::rustc-env=IOMMU_TRACE_BPF_SHA256={:x}", Sha256::digest(&bytes));
+    println!("cargo::rustc-env=IOMMU_TRACE_BUILD_COMMIT={}", commit::find(profile(&out_dir)));
+    println!("cargo::rustc-env=IOMMU_TRACE_BUILD_TARGET={}", env::var("TARGET").unwrap_or_default());
     Ok(())
+}
+
+/// The name of the profile's directory: cargo's `PROFILE` knows but two.
+fn profile(out_dir: &Path) -> &str {
+    // <root>[/<triple>]/<profile>/build/<package>/out
+    out_dir.ancestors().nth(3).and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// The root of cargo's target directory, so that all profiles share one build of the BPF programs.

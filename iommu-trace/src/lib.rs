@@ -15,3 +15,4 @@ pub mod report;
 pub mod serve;
 pub mod source;
 pub mod tui;
+pub mod version;

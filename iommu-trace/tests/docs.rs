@@ -2,7 +2,9 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "this is a test")]
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -169,7 +171,7 @@ fn the_cookbook_shows_what_is_printed() {
         while lines.next().unwrap() != "```" {}
         let output = run(command, dir.path());
         assert!(!output.trim().is_empty(), "{command} prints nothing");
-        new.push_str(&format!("{prompt}\n{output}```\n"));
+        writeln!(new, "{prompt}\n{output}```").unwrap();
         commands += 1;
     }
     assert!(commands >= 10, "{commands} commands");

@@ -258,7 +258,7 @@ impl Report {
         let count = |path: String| root.entries(&path).len();
         let groups = root.entries("sys/kernel/iommu_groups");
         Report {
-            version: env!("CARGO_PKG_VERSION"),
+            version: crate::version::VERSION,
             kernel: root.read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
             machine: std::env::consts::ARCH,
             ok: !checks.iter().any(|check| check.essential && check.state == State::Missing)

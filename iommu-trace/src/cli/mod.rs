@@ -58,7 +58,7 @@ Tracing needs CAP_BPF and CAP_PERFMON, or root; `iommu-trace doctor` tells what 
 
 /// Watch the IOMMU's attach handles and I/O page faults on a running kernel.
 #[derive(Debug, Parser)]
-#[command(name = "iommu-trace", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "iommu-trace", version, long_version = crate::version::LONG, about, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

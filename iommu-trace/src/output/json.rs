@@ -91,7 +91,7 @@ impl<W: Write> Sink for JsonSink<W> {
             event: "start",
             time: self.clock.rfc3339(info.started_ns),
             schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION"),
+            version: crate::version::VERSION,
             kernel: &info.kernel,
             machine: &info.machine,
             host: &info.host,

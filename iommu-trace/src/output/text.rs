@@ -443,7 +443,7 @@ impl<W: Write> Sink for TextSink<W> {
         };
         let mut title = format!(
             "iommu-trace {}{host}, Linux {} {}: {} probes",
-            env!("CARGO_PKG_VERSION"),
+            crate::version::VERSION,
             printable(&info.kernel),
             printable(&info.machine),
             count(Verdict::Ok)

@@ -31,7 +31,7 @@ impl Header {
     #[must_use]
     pub fn new(source: &SourceInfo, topics: &[Topic], command: &[String]) -> Self {
         Header {
-            tool: env!("CARGO_PKG_VERSION").to_owned(),
+            tool: crate::version::VERSION.to_owned(),
             source: source.clone(),
             topics: topics.iter().map(|topic| topic.name().to_owned()).collect(),
             command: command.to_vec(),

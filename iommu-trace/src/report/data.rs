@@ -43,7 +43,7 @@ impl Meta {
     pub fn new(info: &SourceInfo, upto: u64) -> Self {
         let epoch = info.started_ns.saturating_add_signed(info.epoch_offset_ns);
         Meta {
-            tool: env!("CARGO_PKG_VERSION"),
+            tool: crate::version::VERSION,
             kernel: info.kernel.clone(),
             machine: info.machine.clone(),
             host: info.host.clone(),

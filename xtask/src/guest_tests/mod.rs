@@ -9,6 +9,7 @@ mod hot;
 mod lifecycle;
 mod modules;
 mod one_group;
+mod package;
 mod page_requests;
 mod privileges;
 mod recorded;
@@ -67,14 +68,15 @@ pub struct Checks {
 
 impl Checks {
     /// Counts one check.
-    fn check(&mut self, name: impl Into<String>, result: Result<()>) {
+    pub fn check(&mut self, name: impl Into<String>, result: Result<()>) {
         match result {
             Ok(()) => self.passed += 1,
             Err(error) => self.failed.push((name.into(), format!("{error:#}"))),
         }
     }
 
-    fn note(&mut self, note: impl Into<String>) {
+    /// Adds a figure or a remark.
+    pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 
@@ -174,6 +176,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         modules::TESTS,
         page_requests::TESTS,
         one_group::TESTS,
+        package::TESTS,
         replaced::TESTS,
         unplug::TESTS,
         steps::TESTS,
