@@ -34,7 +34,7 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     }
     let files = script.run(guest.vm().timeout(Duration::from_secs(240)))?;
     for name in ["gone", "reused"] {
-        checks.check(format!("{name}: the rule"), fired(&files, name));
+        checks.check(format!("{name}: the rules"), fired(&files, name));
     }
     checks.check("the message names a device that is gone", {
         told(&files, "gone").and_then(|told| {
@@ -56,7 +56,7 @@ fn fired(files: &Files, name: &str) -> Result<()> {
     files.expect_status(name, 3)?;
     let trace = Trace::parse(&files.text(&format!("{name}.jsonl"))?)?;
     let rules: Vec<_> = trace.spans.iter().filter_map(|span| span.text("rule")).collect();
-    ensure!(rules == ["device-id-dangling"], "{rules:?}");
+    ensure!(rules == ["device-id-dangling", "wrong-device"], "{rules:?}");
     Ok(())
 }
 

@@ -242,7 +242,7 @@ pub const WIDENED: &[Variant] = &[
         name: "one-group",
         base: "built-7.3",
         about: "all test devices are in one group, as PCI functions without isolation are",
-        rule: "device-id-dangling",
+        rule: "wrong-device",
         undoes: "",
         // Without another IOMMU, nobody but the test device's driver has its groups made by it.
         edits: &[edit(

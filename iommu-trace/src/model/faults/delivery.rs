@@ -53,8 +53,10 @@ impl Model {
             let Some(fault) = self.faults.get(id) else { continue };
             let group = fault.group.and_then(|group| self.faults.groups.get(&group));
             let queue = group.map(|group| group.queue).unwrap_or_default();
-            let fits =
-                fault.told_id.is_none_or(|id| id == message.device_id) && (queue.is_null() || queue == message.fault);
+            // The handle's, or the device's own: the kernel gives the first, and ought to give the second.
+            let own = || self.mirror.idev_of(fault.report.device.ptr).and_then(|idev| idev.id);
+            let its = fault.told_id.is_none_or(|id| id == message.device_id) || own() == Some(message.device_id);
+            let fits = its && (queue.is_null() || queue == message.fault);
             match fault.cookie {
                 Some(cookie) if cookie == message.cookie && fits => return Some(id),
                 None if fits => first = first.or(Some(id)),
@@ -62,6 +64,15 @@ impl Model {
             }
         }
         first
+    }
+
+    /// A group is answered by the cookie that user space was told: what it was told with that is certain.
+    pub(super) fn answered_with(&mut self, event: &Event, id: FaultId, cookie: u32, effects: &mut Effects) {
+        self.delivered_with(event, id, cookie, effects);
+        if let Some(fault) = self.faults.get(id) {
+            let breach = rules::delivered_for_another(self, fault, cookie);
+            self.judge(breach, event, effects);
+        }
     }
 
     /// A group comes back with the cookie that user space was told. Of two requests that say the same, the messages may

@@ -30,8 +30,10 @@ impl Model {
             return;
         }
         let last = self.faults.live_group(seen.group).and_then(|group| group.last);
-        if let (Some(last), ProbeId::GroupResponse | ProbeId::GroupFree) = (last, event.probe) {
-            self.delivered_with(event, last, seen.cookie, effects);
+        match (last, event.probe) {
+            (Some(last), ProbeId::GroupResponse) => self.answered_with(event, last, seen.cookie, effects),
+            (Some(last), ProbeId::GroupFree) => self.delivered_with(event, last, seen.cookie, effects),
+            _ => {}
         }
         match event.probe {
             ProbeId::IommufdIopfHandler | ProbeId::SvaIopfHandler => {

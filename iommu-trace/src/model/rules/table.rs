@@ -184,6 +184,20 @@ pub const RULES: &[Rule] = &[
         probes::CHANGES.union(probes::LOOKUPS).union(probes::CLEANUPS).union(probes::GROUPS),
     ),
     rule(
+        RuleId::WrongDevice,
+        Severity::Error,
+        "user space is told of a fault with the id of another device than the one that raised it",
+        "dev_id of a page fault is the id of the device that it comes from",
+        "struct iommu_hwpt_pgfault, iommufd_compose_fault_message()",
+        ProbeSet::of(&[
+            ProbeId::ReportDeviceFault,
+            ProbeId::IommufdBind,
+            ProbeId::IommufdUnbind,
+            ProbeId::FaultRead,
+            ProbeId::GroupResponse,
+        ]),
+    ),
+    rule(
         RuleId::SvaUsers,
         Severity::Error,
         "the count of binds and unbinds disagrees with users, or the bond is gone while users remain, or stays without",
