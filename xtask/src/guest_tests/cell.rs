@@ -20,7 +20,7 @@ use crate::{arch::Arch, kernel, qemu::Iommu};
 /// The exit status of a guest program that this kernel or machine has no use for.
 const NOT_APPLICABLE: i32 = 77;
 /// A whole cell, boot to shutdown.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 /// The same of another architecture, which is always emulated.
 const FOREIGN_LIMIT: Duration = Duration::from_secs(900);
 
