@@ -52,8 +52,6 @@ bugs! {
     UnbindAttached: DeviceIdDangling;
     /// User space is told another device's id.
     WrongId: DeviceMismatch;
-    /// User space is told the id of the device that was attached first, as by 7.3.4.
-    SiblingId: WrongDevice;
     /// A fault is looked up in another group.
     WrongGroup: DeviceMismatch;
     /// User space's answer does not reach the device, and the group is freed.

@@ -390,12 +390,11 @@ impl Sim {
 
     pub fn messages(&mut self, group: Ptr, cookie: u32) -> Vec<Delivered> {
         let fault = self.queue;
-        let (wrong, sibling) = (self.wrong(Bug::WrongId), self.wrong(Bug::SiblingId));
+        let wrong = self.wrong(Bug::WrongId);
         let Some(group) = self.groups.get_mut(&group) else { return Vec::new() };
         group.cookie = cookie;
-        let own = &self.devices[group.device];
-        let id = if own.bound && !sibling { own.dev.id } else { group.seen.device_id.unwrap_or_default() };
-        let id = id + if wrong { 1000 } else { 0 };
+        // Of the device that was attached first, as 7.3.4 has it, whichever of the group it was that faulted.
+        let id = group.seen.device_id.unwrap_or_default() + if wrong { 1000 } else { 0 };
         let message = |(index, req): (usize, &crate::model::testing::Req)| Delivered {
             fault,
             addr: req.addr,
