@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::output::is_closed_pipe;
+use crate::{output::is_closed_pipe, sandbox};
 
 pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
@@ -41,7 +41,7 @@ pub use filter::{Filter, Pids, Processes};
 pub use handles::{holdings, holdings_at};
 pub use options::{ConsumerOptions, FromArgs, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StacksArgs, StopArgs};
 pub use parse::Moment;
-pub use processes::Descendants;
+pub use processes::{Descendants, parent_in};
 pub use record::RecordArgs;
 pub use run::Run;
 pub use serve::ServeArgs;
@@ -91,6 +91,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    sandbox::take_over();
     let done = match cli.command {
         Command::Trace(trace) => trace.run(),
         Command::Top(top) => top.run(),

@@ -6,6 +6,7 @@ mod late;
 mod offsets;
 pub mod privileges;
 mod symbols;
+pub mod testing;
 
 use std::{
     collections::BTreeMap,

@@ -37,14 +37,14 @@ mod writer;
 
 use std::path::Path;
 
-pub use create::{Target, numbered};
+pub use create::{numbered, target};
 pub use files::{Files, Limits};
 pub use flight::Flight;
 pub use format::{Damage, VERSION};
 pub use frame::{Frame, Framer, MAX_EVENTS};
 pub use header::Header;
 pub use index::{Entry, Index};
-pub use source::Recording;
+pub use source::{Opened, Recording};
 pub use tee::Tee;
 pub use writer::{FrameWriter, Writer};
 
