@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
 use crate::{
+    event::harmless,
     kernel::{
         Kernel,
-        privileges::{self, Capability, Held, Privileges},
+        privileges::{self, Capability, Held, Lockdown, Privileges},
     },
     model::span::Topic,
     output::{Output, Palette},
@@ -122,8 +123,15 @@ const ROWS: &[Row] = &[
         name: "no lockdown",
         essential: true,
         look: |root| root.lockdown(),
-        cost: "BPF programs may not read kernel memory",
-        remedy: "boot with lockdown=integrity or none",
+        cost: privileges::LOCKDOWN_COST,
+        remedy: privileges::LOCKDOWN_REMEDY,
+    },
+    Row {
+        name: "others' BPF",
+        essential: false,
+        look: |root| Ok(privileges::unprivileged_bpf(root.0).unwrap_or_else(|| "no such switch in this kernel".into())),
+        cost: "",
+        remedy: "",
     },
     Row {
         name: "BTF",
@@ -180,12 +188,13 @@ struct Root<'a>(&'a Path);
 
 impl Root<'_> {
     fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.0.join(path)).ok().map(|text| text.trim().to_owned())
+        fs::read_to_string(self.0.join(path)).ok().map(|text| harmless(text.trim()).into_owned())
     }
 
     fn entries(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> =
+            entries.map(|entry| harmless(&entry.file_name().to_string_lossy()).into_owned()).collect();
         names.sort();
         names
     }
@@ -214,9 +223,11 @@ impl Root<'_> {
     }
 
     fn lockdown(&self) -> Result<String, String> {
-        let Some(modes) = self.read("sys/kernel/security/lockdown") else { return Ok("not in this kernel".into()) };
-        let mode = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("unknown", |(mode, _)| mode);
-        if mode == "confidentiality" { Err(mode.into()) } else { Ok(mode.into()) }
+        match Lockdown::of(self.0) {
+            Lockdown::None => Ok("none".into()),
+            Lockdown::Integrity => Ok("integrity, which tracing does not offend".into()),
+            Lockdown::Confidentiality => Err("confidentiality".into()),
+        }
     }
 
     fn iommufd(&self) -> Result<String, String> {

@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{output::is_closed_pipe, sandbox};
+use crate::{event::harmless, output::is_closed_pipe, sandbox};
 
 pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
@@ -125,5 +125,7 @@ pub fn command() -> clap::Command {
 /// Says something on standard error. That nobody reads it is no reason to fail.
 pub(crate) fn complain(what: &str, message: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "iommu-trace: {what}: {message}");
+    // What is quoted in it may be from a file that nobody vouches for. Some messages have lines of their own.
+    let message: Vec<_> = message.lines().map(harmless).collect();
+    let _ = writeln!(std::io::stderr(), "iommu-trace: {what}: {}", message.join("\n"));
 }

@@ -220,7 +220,11 @@ impl Recorder {
             stacks: arguments.stacks.level().is_any().then(|| Arc::clone(stream.stacks())),
             settle: arguments.settle,
             // A file that stays the only one is open by now.
-            needs: if arguments.keep.is_some() || arguments.last.is_some() { arguments.needs() } else { Needs::NOTHING },
+            needs: if arguments.keep.is_some() || arguments.last.is_some() {
+                arguments.needs()
+            } else {
+                Needs::NOTHING
+            },
             waiting: None,
             asked,
             due: None,

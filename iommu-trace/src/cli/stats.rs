@@ -1,12 +1,6 @@
 //! `iommu-trace stats`: what happened, in one screen; or what differs between two recordings.
 
-use std::{
-    ffi::OsString,
-    fmt::Write as _,
-    io::Write as _,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{ffi::OsString, fmt::Write as _, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;

@@ -149,7 +149,11 @@ struct Line<'a> {
     module: Option<String>,
 }
 
+/// A name with anything in it that is not to be printed is none of the kernel's.
 fn parse_line(line: &[u8]) -> Option<Line<'_>> {
+    if !line.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        return None;
+    }
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.split_ascii_whitespace();
     let addr = u64::from_str_radix(words.next()?, 16).ok()?;
@@ -169,6 +173,7 @@ ffffffff81000100 t iommu_map
 ffffffff81000180 d some_data
 ffffffffc0200000 t iommufd_device_bind\t[iommufd]
 nonsense
+ffffffff81000190 t \x1b[2Jcleared
 0000000000000000 T hidden
 ";
 

@@ -54,17 +54,3 @@ use crate::source::Source;
 pub fn open(path: &Path) -> anyhow::Result<Box<dyn Source>> {
     Ok(Box::new(Recording::open(path)?))
 }
-
-/// A text from a recording, with what a terminal would obey escaped.
-fn harmless(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> =
-                if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) };
-            escaped
-        })
-        .collect()
-}

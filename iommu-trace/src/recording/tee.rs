@@ -32,8 +32,8 @@ impl Tee {
     /// Records `source` to `target`.
     pub fn new(source: Box<dyn Source>, target: &Target, header: &Header) -> anyhow::Result<Self> {
         let name = target.name();
-        let writer =
-            Writer::new(create::open(target)?, header).with_context(|| format!("cannot write to the recording {name}"))?;
+        let writer = Writer::new(create::open(target)?, header)
+            .with_context(|| format!("cannot write to the recording {name}"))?;
         Ok(Tee { stacks: source.stacks(), source, name, writer: Some(writer), flushed: Instant::now() })
     }
 

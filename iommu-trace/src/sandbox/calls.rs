@@ -226,10 +226,7 @@ pub const ROWS: &[Row] = &[
             libc::SYS_setsockopt,
         ],
     ),
-    Row(
-        Some(Grant::Notify),
-        &[libc::SYS_connect, libc::SYS_getsockopt, libc::SYS_sendmsg, libc::SYS_setsockopt],
-    ),
+    Row(Some(Grant::Notify), &[libc::SYS_connect, libc::SYS_getsockopt, libc::SYS_sendmsg, libc::SYS_setsockopt]),
     Row(
         Some(Grant::Connect),
         &[

@@ -27,7 +27,8 @@ impl LiveStacks {
     /// `wanted` tells whether anybody will ask for stacks.
     pub fn new(map: Map, wanted: bool) -> anyhow::Result<LiveStacks> {
         let map = StackTraceMap::try_from(map).context("the map STACKS is no stack map")?;
-        let open = || Symbols::open().inspect_err(|error| tracing::warn!("stacks are shown as addresses: {error:#}")).ok();
+        let open =
+            || Symbols::open().inspect_err(|error| tracing::warn!("stacks are shown as addresses: {error:#}")).ok();
         let table = if wanted { open() } else { None };
         Ok(LiveStacks { map: Mutex::new(map), table: Mutex::new(table), symbols: OnceLock::new() })
     }
