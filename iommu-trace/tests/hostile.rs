@@ -429,6 +429,7 @@ fn doctor_tells_of_a_hostile_machine() {
         fs::write(path, text).unwrap();
     };
     write("proc/sys/kernel/osrelease", "7.3\x1b[2J\u{202e}\n");
+    write("proc/sys/kernel/unprivileged_bpf_disabled", "\x1b[2J\n");
     write("sys/class/iommu/\x1b[2Jdmar0\n\u{202e}/devices/a", "");
     write("sys/kernel/security/lockdown", "none [\x1b[2J]\n");
     let report = Report::collect(dir.path(), info().probes.into_iter().map(tamed).collect(), true);

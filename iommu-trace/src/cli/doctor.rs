@@ -188,7 +188,7 @@ struct Root<'a>(&'a Path);
 
 impl Root<'_> {
     fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.0.join(path)).ok().map(|text| harmless(text.trim()).into_owned())
+        fs::read_to_string(self.0.join(path)).ok().map(|text| text.trim().to_owned())
     }
 
     fn entries(&self, path: &str) -> Vec<String> {
@@ -270,7 +270,9 @@ impl Report {
         let groups = root.entries("sys/kernel/iommu_groups");
         Report {
             version: env!("CARGO_PKG_VERSION"),
-            kernel: root.read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
+            kernel: root
+                .read("proc/sys/kernel/osrelease")
+                .map_or_else(|| "unknown".into(), |release| harmless(&release).into_owned()),
             machine: std::env::consts::ARCH,
             ok: !checks.iter().any(|check| check.essential && check.state == State::Missing)
                 && !probes.iter().any(is_essential_and_missing),

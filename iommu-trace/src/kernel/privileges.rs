@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use crate::event::harmless;
+
 /// A capability that tracing wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
@@ -70,7 +72,7 @@ pub fn unprivileged_bpf(root: &Path) -> Option<String> {
         "2" => "nobody without CAP_BPF may load any program",
         _ => "what that means is not known",
     };
-    Some(format!("kernel.unprivileged_bpf_disabled is {}: {means}", value.trim()))
+    Some(format!("kernel.unprivileged_bpf_disabled is {}: {means}", harmless(value.trim())))
 }
 
 /// How far a kernel is locked down.
