@@ -41,7 +41,8 @@ pub(super) const PERFMON: u64 = 1 << 38;
 /// A filter of system calls, in `/proc/PID/status`.
 const FILTER: &str = "2";
 
-/// A command that has another one, by its name, with what its first thread keeps.
+/// A command that has another one, by its name, with what its first thread keeps. What it traces does not matter, and few probes are
+/// attached in no time.
 struct Tried {
     name: &'static str,
     /// Up to `--`.
@@ -51,20 +52,20 @@ struct Tried {
 }
 
 const COMMANDS: &[Tried] = &[
-    Tried { name: "trace", command: "iommu-trace trace --stacks --output /out/trace.out", keeps: 0 },
+    Tried { name: "trace", command: "iommu-trace trace --events reset --stacks --output /out/trace.out", keeps: 0 },
     Tried { name: "check", command: "iommu-trace check --settle 0s --output /out/check.out", keeps: 0 },
     Tried {
         name: "record",
-        command: "iommu-trace record -o /out/own.itr --settle 0s --keep 2 --max-size 1M",
+        command: "iommu-trace record --events reset -o /out/own.itr --settle 0s --keep 2 --max-size 1M",
         keeps: 0,
     },
     // In somebody's directory: files can be made there later by this capability alone.
     Tried {
         name: "flight",
-        command: "iommu-trace record -o /out/home/flight.itr --settle 0s --last 10s --keep 2",
+        command: "iommu-trace record --events reset -o /out/home/flight.itr --settle 0s --last 10s --keep 2",
         keeps: DAC_OVERRIDE,
     },
-    Tried { name: "report", command: "iommu-trace report -o /out/report.html", keeps: 0 },
+    Tried { name: "report", command: "iommu-trace report --events reset -o /out/report.html", keeps: 0 },
 ];
 
 /// Looks at the tracer, once none of its threads can gain anything any more, and at itself.
@@ -90,11 +91,13 @@ fn run_these(guest: &Guest, checks: &mut Checks, commands: &[Tried]) -> Result<(
     script.case("nobody-user", "guest as --caps CAP_BPF,CAP_PERFMON -- cat /proc/self/status > nobody");
     script.case(
         "nobody-trace",
-        "guest as --caps CAP_BPF,CAP_PERFMON -- iommu-trace trace --output /out/n.out -- /look nobody-trace",
+        "guest as --caps CAP_BPF,CAP_PERFMON -- iommu-trace trace --events reset --output /out/n.out -- /look nobody-trace",
     );
     // A command that has become another user ends all the same.
-    script
-        .case("other-user", "iommu-trace trace --duration 1s --output /out/o.out -- guest as --user 1000 -- sleep 60");
+    script.case(
+        "other-user",
+        "iommu-trace trace --events reset --duration 1s --output /out/o.out -- guest as --user 1000 -- sleep 60",
+    );
     let files = script.run(guest.vm().timeout(LIMIT))?;
     for Tried { name, keeps, .. } in commands {
         checks.check(format!("{name} works"), files.expect_status(name, 0));
