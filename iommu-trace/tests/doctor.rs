@@ -28,6 +28,7 @@ fn machine() -> tempfile::TempDir {
     write(root, "proc/sys/kernel/osrelease", "7.3.4\n");
     capable(root, "000001ffffffffff");
     write(root, "sys/kernel/security/lockdown", "[none] integrity confidentiality\n");
+    write(root, "proc/sys/kernel/unprivileged_bpf_disabled", "2\n");
     write(root, "sys/kernel/btf/vmlinux", "");
     write(root, "sys/bus/event_source/devices/kprobe/type", "6\n");
     write(root, "sys/kernel/tracing/events/enable", "");

@@ -78,7 +78,7 @@ const WRONG: &[(&[&str], &str)] = &[
     ),
     (&["serve", "--listen", "192.0.2.1:9798"], "cannot listen on 192.0.2.1:9798: choose another address with --listen"),
     (&["trace", "--output", "/nonexistent/file"], "cannot create the output file \"/nonexistent/file\": No such file"),
-    (&["trace", "--output", "/"], "cannot create the output file \"/\": Is a directory"),
+    (&["trace", "--output", "/"], "cannot create the output file \"/\": it is a directory"),
     (
         &["trace", "--", "no-such-command"],
         "cannot start the command \"no-such-command\": it is not in any directory of PATH",

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
+    sandbox::Needs,
 };
 
 /// What the rules rest on; maps, unmaps and invalidations are many and of no use to them.
@@ -162,7 +163,7 @@ impl Check {
         log::to_stderr(arguments.live.verbose);
         let options = arguments.consumer();
         let run = Run::new(&options)?.judging(arguments.judging()?);
-        let source = source::open(&options, &TOPICS)?;
+        let source = source::open(&options, &TOPICS, &Needs::NOTHING)?;
         run.consume(source)
     }
 }

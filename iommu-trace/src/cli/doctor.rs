@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
 use crate::{
+    event::harmless,
     kernel::{
         Kernel,
-        privileges::{self, Capability, Held, Privileges},
+        privileges::{self, Capability, Held, Lockdown, Privileges},
     },
     model::span::Topic,
     output::{Output, Palette},
@@ -122,8 +123,15 @@ const ROWS: &[Row] = &[
         name: "no lockdown",
         essential: true,
         look: |root| root.lockdown(),
-        cost: "BPF programs may not read kernel memory",
-        remedy: "boot with lockdown=integrity or none",
+        cost: privileges::LOCKDOWN_COST,
+        remedy: privileges::LOCKDOWN_REMEDY,
+    },
+    Row {
+        name: "others' BPF",
+        essential: false,
+        look: |root| Ok(privileges::unprivileged_bpf(root.0).unwrap_or_else(|| "no such switch in this kernel".into())),
+        cost: "",
+        remedy: "",
     },
     Row {
         name: "BTF",
@@ -185,7 +193,8 @@ impl Root<'_> {
 
     fn entries(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> =
+            entries.map(|entry| harmless(&entry.file_name().to_string_lossy()).into_owned()).collect();
         names.sort();
         names
     }
@@ -214,9 +223,11 @@ impl Root<'_> {
     }
 
     fn lockdown(&self) -> Result<String, String> {
-        let Some(modes) = self.read("sys/kernel/security/lockdown") else { return Ok("not in this kernel".into()) };
-        let mode = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("unknown", |(mode, _)| mode);
-        if mode == "confidentiality" { Err(mode.into()) } else { Ok(mode.into()) }
+        match Lockdown::of(self.0) {
+            Lockdown::None => Ok("none".into()),
+            Lockdown::Integrity => Ok("integrity, which tracing does not offend".into()),
+            Lockdown::Confidentiality => Err("confidentiality".into()),
+        }
     }
 
     fn iommufd(&self) -> Result<String, String> {
@@ -259,7 +270,9 @@ impl Report {
         let groups = root.entries("sys/kernel/iommu_groups");
         Report {
             version: crate::version::VERSION,
-            kernel: root.read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
+            kernel: root
+                .read("proc/sys/kernel/osrelease")
+                .map_or_else(|| "unknown".into(), |release| harmless(&release).into_owned()),
             machine: std::env::consts::ARCH,
             ok: !checks.iter().any(|check| check.essential && check.state == State::Missing)
                 && !probes.iter().any(is_essential_and_missing),

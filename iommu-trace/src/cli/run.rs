@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     output::{Exit, Output, Reason, Start, is_closed_pipe, quoted},
+    sandbox::{self, Grant},
     source::{self, Source, Stream},
 };
 
@@ -148,6 +149,20 @@ impl Drive<'_> {
                     control.stop();
                 }
             }
+        }
+        // The command has what its caller had; from here on, we have not.
+        let mut needs = stream.needs().and_all(consumer.needs());
+        if workload.is_some() {
+            needs = needs.and(Grant::Command);
+        }
+        if followed {
+            // Whose parent somebody is, is in procfs.
+            needs = needs.and(Grant::Read);
+        }
+        if let Err(error) = sandbox::enter(&needs) {
+            failed.get_or_insert(error);
+            ending.get_or_insert(Reason::Error);
+            control.stop();
         }
         let deadline = stop.duration.and_then(|duration| Instant::now().checked_add(duration));
         // Until when to watch on after the command's end.

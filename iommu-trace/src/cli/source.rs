@@ -1,9 +1,12 @@
 //! Which source a consumer reads: the running kernel, or a recording.
 
+use std::path::Path;
+
 use super::{ConsumerOptions, run::command_words};
 use crate::{
     model::span::Topic,
-    recording::{self, Header, Target, Tee},
+    recording::{self, Header, Recording, Tee},
+    sandbox::{self, Needs},
     source::{
         Source,
         live::{self, LiveOptions, StackLevel},
@@ -11,12 +14,15 @@ use crate::{
 };
 
 /// Opens what the options ask for. Of a live kernel, `topics` are probed; a recording has those that it was made with.
-pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<dyn Source>> {
+///
+/// A recording is read without privileges from its first byte on: but for what is open by then, this thread has `needs` alone
+/// afterwards. With a live source, privileges are dropped once everything that takes them is done.
+pub fn open(options: &ConsumerOptions, topics: &[Topic], needs: &Needs) -> anyhow::Result<Box<dyn Source>> {
     if let Some(path) = &options.live.from.from {
-        return recording::open(path);
+        return Ok(Box::new(recorded(path, needs)?));
     }
     let record = &options.live.from.record;
-    let target = record.as_deref().map(Target::new).transpose()?;
+    let target = record.as_deref().map(recording::target).transpose()?;
     let stacks = options.output.stacks.level;
     let source = live::open(&LiveOptions {
         topics: topics.to_vec(),
@@ -31,4 +37,11 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<d
     let Some(target) = target else { return Ok(source) };
     let header = Header::new(source.info(), topics, &command_words(&options.stop));
     Ok(Box::new(Tee::new(source, &target, &header)?))
+}
+
+/// Opens a recording and gives up what reading it does not need.
+pub fn recorded(path: &Path, needs: &Needs) -> anyhow::Result<Recording> {
+    let opened = recording::Opened::at(path)?;
+    sandbox::enter(needs)?;
+    opened.read()
 }

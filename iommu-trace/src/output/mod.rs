@@ -1,7 +1,7 @@
 //! What people and programs get to read: text and JSON lines, and the summary at their end.
 //!
-//! A [`Sink`] turns spans into bytes and knows nothing of where they come from. The bytes go to an [`Output`], the
-//! only place here that does I/O. Nothing in this room decides what is worth printing: that is the consumer's part.
+//! A [`Sink`] turns spans into bytes and knows nothing of where they come from. The bytes go to an [`Output`]; that
+//! and [`Target`], the way to every file, are the only places here that do I/O. Nothing in this room decides what is worth printing: that is the consumer's part.
 
 mod clock;
 mod file;
@@ -11,6 +11,7 @@ mod judged;
 mod latencies;
 mod palette;
 mod summary;
+mod target;
 mod text;
 mod units;
 
@@ -27,7 +28,6 @@ use crate::{
 };
 
 pub use clock::{Clock, TimeForm};
-pub(crate) use file::quoted;
 pub use file::{Output, OutputError, is_closed_pipe};
 pub use holdings::{Domain, HeldGroup, HeldSlot, Holdings, Seen};
 pub use json::JsonSink;
@@ -37,6 +37,8 @@ pub use latencies::{FIGURES, Figure, Measured, Percentiles, Stages, stage_name};
 pub(crate) use palette::Painted;
 pub use palette::Palette;
 pub use summary::{CommandEnd, Exit, FaultCounts, Lost, Reason, Summary, Tally};
+pub(crate) use target::quoted;
+pub use target::{Target, create_new};
 pub use text::{TextOptions, TextSink};
 pub use units::{duration, errno_name, nanoseconds, size};
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::format::{Damage, MAGIC, MAX_HEADER, PREFIX, VERSION, checksum};
-use crate::{model::span::Topic, source::SourceInfo};
+use crate::{event::harmless, model::span::Topic, source::SourceInfo};
 
 /// What is known of a recording before its first event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +78,8 @@ impl Header {
         if checksum(&[prefix, document]).to_le_bytes() != stored {
             return Err(Damage::Header("its checksum does not match its bytes".into()));
         }
-        let mut header: Header = serde_json::from_slice(document).map_err(|error| Damage::Header(error.to_string()))?;
+        let mut header: Header = serde_json::from_slice(document)
+            .map_err(|error| Damage::Header(harmless(&error.to_string()).into_owned()))?;
         header.make_harmless();
         Ok(header)
     }
@@ -93,7 +94,7 @@ impl Header {
                 .chain(&mut probe.reason)
         });
         for text in texts.chain(probes).chain(&mut self.topics).chain(&mut self.command) {
-            *text = super::harmless(text);
+            *text = harmless(text).into_owned();
         }
     }
 }

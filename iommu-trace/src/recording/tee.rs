@@ -8,8 +8,12 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Header, Target, Writer};
-use crate::source::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+use super::{Header, Writer, create};
+use crate::{
+    output::Target,
+    sandbox::Needs,
+    source::{Batch, Cost, Progress, Source, SourceInfo, Stacks},
+};
 
 /// How long events wait until they are written.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -28,8 +32,8 @@ impl Tee {
     /// Records `source` to `target`.
     pub fn new(source: Box<dyn Source>, target: &Target, header: &Header) -> anyhow::Result<Self> {
         let name = target.name();
-        let writer =
-            Writer::new(target.open()?, header).with_context(|| format!("cannot write to the recording {name}"))?;
+        let writer = Writer::new(create::open(target)?, header)
+            .with_context(|| format!("cannot write to the recording {name}"))?;
         Ok(Tee { stacks: source.stacks(), source, name, writer: Some(writer), flushed: Instant::now() })
     }
 
@@ -52,6 +56,10 @@ impl Tee {
 impl Source for Tee {
     fn info(&self) -> &SourceInfo {
         self.source.info()
+    }
+
+    fn needs(&self) -> Needs {
+        self.source.needs()
     }
 
     fn on_reader_thread(&mut self) {

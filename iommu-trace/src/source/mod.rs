@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, model::Features, probes::ProbeStatus};
+use crate::{event::Event, model::Features, probes::ProbeStatus, sandbox::Needs};
 
 pub use stream::{Stream, StreamControl, spawn};
 
@@ -61,6 +61,11 @@ pub trait Source: Send {
     /// What is known of it.
     fn info(&self) -> &SourceInfo;
 
+    /// What its reader needs when it is polled, besides what it has open.
+    fn needs(&self) -> Needs {
+        Needs::NOTHING
+    }
+
     /// The thread that will poll it from now on is the one that this is called on.
     fn on_reader_thread(&mut self) {}
 
@@ -93,8 +98,10 @@ pub trait Stacks: Send + Sync {
     /// The frames of a stack, innermost first; empty when it is unknown.
     fn frames(&self, id: u32) -> Vec<Frame>;
 
-    /// Reads now what can only be read with privileges that are about to be dropped.
-    fn prepare(&self) {}
+    /// What resolving them takes.
+    fn needs(&self) -> Needs {
+        Needs::NOTHING
+    }
 }
 
 /// No stacks at all.

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+use crate::sandbox::{self, Needs};
 
 /// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
 /// there is counted by the BPF side.
@@ -28,6 +29,7 @@ pub struct Stream {
     stacks: Arc<dyn Stacks>,
     batches: mpsc::Receiver<anyhow::Result<Batch>>,
     control: StreamControl,
+    needs: Needs,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -73,6 +75,12 @@ impl Stream {
         &self.stacks
     }
 
+    /// What who consumes it needs: to read stacks.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        self.needs.clone()
+    }
+
     /// Asks the source to stop.
     #[must_use]
     pub fn control(&self) -> StreamControl {
@@ -113,6 +121,7 @@ impl Drop for Stream {
 pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let info = Arc::new(source.info().clone());
     let stacks = source.stacks();
+    let needs = stacks.needs();
     let (sender, batches) = mpsc::channel(BACKLOG);
     let control = StreamControl::default();
     let shared = Arc::clone(&control.shared);
@@ -120,13 +129,18 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
         .name("iommu-trace-src".into())
         .spawn(move || read(source, &sender, &shared))
         .context("cannot start the thread that reads events")?;
-    Ok(Stream { info, stacks, batches, control, thread: Some(thread) })
+    Ok(Stream { info, stacks, batches, control, needs, thread: Some(thread) })
 }
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {
     let mut stopped = false;
     let mut asked_at: Option<Instant> = None;
     source.on_reader_thread();
+    if let Err(error) = sandbox::enter(&source.needs()) {
+        // Not with privileges.
+        let _ = sender.blocking_send(Err(error));
+        return;
+    }
     loop {
         if !stopped && (shared.stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;

@@ -5,6 +5,7 @@ mod broken;
 pub mod cell;
 mod clean;
 mod compare;
+mod dropped;
 mod hot;
 mod lifecycle;
 mod modules;
@@ -169,6 +170,7 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         serve::TESTS,
         service::TESTS,
         privileges::TESTS,
+        dropped::TESTS,
         usage::TESTS,
         clean::TESTS,
         broken::TESTS,

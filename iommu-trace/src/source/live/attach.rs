@@ -17,6 +17,7 @@ use iommu_trace_common::{ProbeId, Settings};
 
 use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
 use crate::{
+    event::harmless,
     kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
 };
@@ -260,7 +261,7 @@ pub fn reason(error: &anyhow::Error) -> String {
         let cause = cause.to_string();
         let lines: Vec<&str> = cause.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = lines.len().saturating_sub(6);
-        text.push(lines.get(tail..).unwrap_or_default().join(" | "));
+        text.push(harmless(&lines.get(tail..).unwrap_or_default().join(" | ")).into_owned());
     }
     text.dedup();
     text.join(": ")

@@ -36,6 +36,7 @@ use crate::{
     kernel::{Kernel, iommu_groups, privileges::explain},
     model::{Features, span::Topic},
     probes::{Plan, ProbeStatus, Verdict, Wanted},
+    sandbox::{Grant, Needs},
 };
 
 /// How long to wait for more while events are held back.
@@ -252,7 +253,8 @@ impl Live {
         let diagnostics = if options.verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
         let ring = Ring::new(ebpf.take_map("RING").context("the BPF object has no map RING")?)?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
-        let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
+        let stacks = ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?;
+        let stacks = LiveStacks::new(stacks, options.stacks.is_any())?;
         let sums = if options.sums {
             Some(Sums::new(ebpf.take_map("SUMS").context("the BPF object has no map SUMS")?)?)
         } else {
@@ -426,6 +428,12 @@ impl Source for Live {
 
     fn stacks(&self) -> Arc<dyn Stacks> {
         Arc::clone(&self.stacks) as Arc<dyn Stacks>
+    }
+
+    fn needs(&self) -> Needs {
+        // What is told of programs and modules is in procfs and sysfs.
+        let needs = Needs::NOTHING.and(Grant::Read).and(Grant::Maps).and(Grant::Detach);
+        if self.modules.is_some() { needs.and(Grant::Probe) } else { needs }
     }
 
     fn cost(&self) -> Cost {
