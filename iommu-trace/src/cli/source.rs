@@ -3,6 +3,7 @@
 use super::{ConsumerOptions, run::command_words};
 use crate::{
     model::span::Topic,
+    probes::stretch::Stretch,
     recording::{self, Header, Target, Tee},
     source::{
         Source,
@@ -12,6 +13,15 @@ use crate::{
 
 /// Opens what the options ask for. Of a live kernel, `topics` are probed; a recording has those that it was made with.
 pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<dyn Source>> {
+    open_stretched(options, topics, &[])
+}
+
+/// As [`open`]; a live kernel is made to wait besides.
+pub fn open_stretched(
+    options: &ConsumerOptions,
+    topics: &[Topic],
+    stretch: &[Stretch],
+) -> anyhow::Result<Box<dyn Source>> {
     if let Some(path) = &options.live.from.from {
         return recording::open(path);
     }
@@ -27,6 +37,7 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic]) -> anyhow::Result<Box<d
         track_frees: options.live.track_frees,
         snapshot: true,
         sums: options.live.sums,
+        stretch: stretch.to_vec(),
     })?;
     let Some(target) = target else { return Ok(source) };
     let header = Header::new(source.info(), topics, &command_words(&options.stop));

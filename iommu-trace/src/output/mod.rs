@@ -68,6 +68,17 @@ pub enum Format {
     Json,
 }
 
+/// That the kernel was made to wait, where and how long; `None` when it was not.
+#[must_use]
+pub fn stretched(info: &SourceInfo) -> Option<String> {
+    let steps: Vec<String> = info
+        .stretched
+        .iter()
+        .map(|of| format!("{} at {} ({})", duration(of.wait_ns), of.step, of.functions.join(", ")))
+        .collect();
+    (!steps.is_empty()).then(|| format!("stretched: the kernel is made to wait {}", steps.join("; ")))
+}
+
 /// Takes what happened, in the order in which it became known.
 pub trait Sink {
     /// Before anything else.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Header, Target, Writer};
-use crate::source::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+use crate::source::{Batch, Cost, Progress, Source, SourceInfo, Stacks, Waits};
 
 /// How long events wait until they are written.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -70,6 +70,10 @@ impl Source for Tee {
 
     fn stacks(&self) -> Arc<dyn Stacks> {
         Arc::clone(&self.stacks)
+    }
+
+    fn waits(&self) -> Option<Arc<dyn Waits>> {
+        self.source.waits()
     }
 
     fn cost(&self) -> Cost {

@@ -15,7 +15,7 @@ use aya::{
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, stretch, sums, targets};
 use crate::{
     kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
@@ -28,7 +28,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/io
 const MAX_LOADERS: usize = 8;
 
 /// The types of what the plan attaches to, in the form that the loader wants them in.
-pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
+pub fn kernel_types(kernel: &Kernel, plan: &Plan, stretch: &stretch::Plan) -> anyhow::Result<Btf> {
     let (mut functions, mut tracepoints) = (Vec::new(), Vec::new());
     for planned in &plan.0 {
         for program in &planned.programs {
@@ -39,6 +39,11 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
             }
         }
     }
+    for function in stretch.functions() {
+        if !functions.contains(&function) {
+            functions.push(function);
+        }
+    }
     functions.dedup();
     targets::as_btf(&kernel.types.attach_targets(&functions, &tracepoints))
 }
@@ -47,9 +52,16 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 ///
 /// Programs read kernel structures by loads that the verifier checks against the kernel's types. Where it refuses one, as
 /// where a type is not what the function's prototype has us believe, all are loaded anew to read through helpers.
-pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+pub fn load_and_attach(
+    kernel: &Kernel,
+    btf: &Btf,
+    plan: &mut Plan,
+    stretch: &mut stretch::Plan,
+    options: &LiveOptions,
+) -> anyhow::Result<Ebpf> {
     let before = plan.clone();
     let mut ebpf = load(kernel, plan, options, true)?;
+    stretch.attach(&mut ebpf, btf)?;
     let refused = attach_all(&mut ebpf, btf, plan);
     if refused {
         tracing::warn!(
@@ -59,6 +71,7 @@ pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &Li
         drop(ebpf);
         *plan = before;
         ebpf = load(kernel, plan, options, false)?;
+        stretch.attach(&mut ebpf, btf)?;
         attach_all(&mut ebpf, btf, plan);
     }
     Ok(ebpf)
@@ -89,6 +102,9 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
     }
     if !options.track_frees {
         loader.map_max_entries("WATCHED", 1);
+    }
+    if options.stretch.is_empty() {
+        loader.map_max_entries("STRETCH_INSIDE", 1);
     }
     if options.sums {
         loader.map_max_entries("SUMS", sums::ROOM);
@@ -269,7 +285,10 @@ pub fn reason(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::CATALOGUE;
+    use crate::probes::{
+        CATALOGUE,
+        stretch::{POINTS, Point},
+    };
 
     #[test]
     fn a_function_without_an_address_is_told_by_the_verifiers_words() {
@@ -295,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_has_every_program_of_the_catalogue_and_no_other() {
+    fn the_object_has_every_program_of_the_tables_and_no_other() {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
         let mut wanted: Vec<String> = Vec::new();
         for probe in CATALOGUE {
@@ -310,6 +329,8 @@ mod tests {
                 wanted.push(format!("{}_{suffix}", probe.stem));
             }
         }
+        let stretching = POINTS.iter().flat_map(Point::programs).map(|(_, name, _)| name.to_owned());
+        wanted.extend(stretching);
         let mut there: Vec<String> = object.programs.keys().cloned().collect();
         wanted.sort();
         there.sort();
