@@ -57,7 +57,7 @@ fn leave(_ctx: &impl Args) {
 #[inline(always)]
 fn wait(step: usize) {
     let Some(ns) = STRETCH_NS.get(0) else { return };
-    let ns = ns[step].min(stretch::MAX_NS[step]);
+    let ns = ns[step].min(stretch::MAX_NS);
     if ns == 0 {
         return;
     }

@@ -67,9 +67,9 @@ pub struct CheckArgs {
     #[arg(long)]
     pub strict: bool,
 
-    /// Make races likelier: have the kernel wait so long at these steps, each time. `lookup`: a fault's handle was looked up, and its
-    /// handler is not called yet (10ms at the most). `handler`: it has just been called (10ms). `replace`: the attach op of a
-    /// replace is done, and the new handle is not stored yet (50ms). Not for a machine that others work on: a CPU does
+    /// Make races likelier: have the kernel wait so long at these steps, each time, 50ms at the most. `lookup`: a fault's handle
+    /// was looked up, and its handler is not called yet. `handler`: it has just been called. `replace`: the attach op of a
+    /// replace is done, and the new handle is not stored yet. Not for a machine that others work on: a CPU does
     /// nothing else meanwhile. May be given several times.
     #[arg(long, value_name = "DURATION@STEP,STEP", conflicts_with = "from")]
     pub stretch: Vec<Stretch>,
@@ -172,7 +172,7 @@ impl Check {
         let options = arguments.consumer();
         let run = Run::new(&options)?.judging(arguments.judging()?);
         let source = source::open_stretched(&options, &TOPICS, &arguments.stretch)?;
-        if let Some(told) = stretched(source.info()) {
+        if let Some(told) = stretched(&source.info().stretched) {
             complain("warning", &told);
         }
         run.consume(source)

@@ -23,6 +23,7 @@ use crate::{
         Violation,
         span::{Span, Topic},
     },
+    probes::stretch::Stretched,
     source::{Frame, SourceInfo},
 };
 
@@ -70,9 +71,8 @@ pub enum Format {
 
 /// That the kernel was made to wait, where and how long; `None` when it was not.
 #[must_use]
-pub fn stretched(info: &SourceInfo) -> Option<String> {
-    let steps: Vec<String> = info
-        .stretched
+pub fn stretched(steps: &[Stretched]) -> Option<String> {
+    let steps: Vec<String> = steps
         .iter()
         .map(|of| format!("{} at {} ({})", duration(of.wait_ns), of.step, of.functions.join(", ")))
         .collect();

@@ -458,7 +458,7 @@ impl<W: Write> Sink for TextSink<W> {
             waiting => write!(title, ", {waiting} waiting for iommufd to be loaded").map_err(io::Error::other)?,
         }
         writeln!(self.out, "{}", Painted(palette.strong, title))?;
-        if let Some(told) = stretched(info) {
+        if let Some(told) = stretched(&info.stretched) {
             writeln!(self.out, "{}", Painted(palette.warn, printable(&told)))?;
         }
         for probe in info.probes.iter().filter(|probe| probe.verdict == Verdict::Broken) {

@@ -5,6 +5,7 @@ mod broken;
 pub mod cell;
 mod clean;
 mod compare;
+mod disturbed;
 mod hot;
 mod lifecycle;
 mod modules;
@@ -16,6 +17,7 @@ mod serve;
 mod service;
 mod session;
 mod steps;
+mod stretched;
 mod top;
 mod trace;
 mod traced;
@@ -174,7 +176,9 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         page_requests::TESTS,
         replaced::TESTS,
         unplug::TESTS,
+        disturbed::TESTS,
         steps::TESTS,
+        stretched::TESTS,
         cell::TESTS,
     ]
     .into_iter()
