@@ -44,6 +44,7 @@ fn shown(rule: &Rule) -> String {
         epoch_offset_ns: 0,
         started_ns: examples::BEGIN,
         settled: false,
+        stretched: Vec::new(),
     };
     let options = TextOptions { palette: Palette::plain(), columns: 100, wrap: false, heads: false };
     let mut out = Vec::new();

@@ -16,7 +16,10 @@ use crate::{
     },
     model::span::Topic,
     output::{Output, Palette},
-    probes::{Plan, ProbeStatus, Verdict, Wanted},
+    probes::{
+        Plan, ProbeStatus, Verdict, Wanted,
+        stretch::{self, Step, StepStatus},
+    },
     source::live::{self, LiveOptions},
 };
 
@@ -55,6 +58,8 @@ pub struct Report {
     pub trouble: Option<String>,
     /// Each probe of the catalogue.
     pub probes: Vec<ProbeStatus>,
+    /// Each step that `check --stretch` may be asked for: planned, never tried, for nobody asked for a wait.
+    pub stretch: Vec<StepStatus>,
 }
 
 /// One thing that tracing stands on.
@@ -287,7 +292,15 @@ impl Report {
             attached,
             trouble: None,
             probes,
+            stretch: Vec::new(),
         }
+    }
+
+    /// Tells the steps that can be stretched.
+    #[must_use]
+    pub fn with_stretch(mut self, stretch: Vec<StepStatus>) -> Self {
+        self.stretch = stretch;
+        self
     }
 
     /// Says that the probes could not be attached although nothing seemed to be missing.
@@ -367,6 +380,7 @@ impl Report {
             }
         }
 
+        self.write_stretch(palette, text)?;
         writeln!(text)?;
         if self.ok {
             writeln!(text, "{}", paint(palette.good, "Nothing essential is missing."))
@@ -390,6 +404,35 @@ impl Report {
     }
 }
 
+impl Report {
+    fn write_stretch(&self, palette: Palette, text: &mut String) -> std::fmt::Result {
+        if self.stretch.is_empty() {
+            return Ok(());
+        }
+        let there = self.stretch.iter().filter(|step| step.verdict == Verdict::Ok).count();
+        let title = format!("Steps that check --stretch can widen: {there} of {}", self.stretch.len());
+        writeln!(text)?;
+        writeln!(text, "{}", paint(palette.strong, &title))?;
+        for step in &self.stretch {
+            let (word, style) = match step.verdict {
+                Verdict::Ok => ("ok", palette.good),
+                _ => ("missing", palette.warn),
+            };
+            writeln!(
+                text,
+                "  {} {:<8} {}",
+                paint(style, &format!("{word:<9}")),
+                step.step,
+                if step.functions.is_empty() { step.about.to_owned() } else { step.functions.join(", ") }
+            )?;
+            if let Some(reason) = step.reason.as_deref().filter(|_| step.verdict != Verdict::Ok) {
+                writeln!(text, "{:12}{reason}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn is_essential_and_missing(probe: &ProbeStatus) -> bool {
     probe.essential && matches!(probe.verdict, Verdict::Missing | Verdict::Broken)
 }
@@ -403,6 +446,9 @@ impl Doctor {
         let topics = Topic::value_variants();
         let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true, sums: false };
         let planned = || Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
+        let steps = Kernel::running()
+            .map(|kernel| Step::ALL.map(|step| stretch::Planned::new(&kernel, step).status()).to_vec())
+            .unwrap_or_default();
         let root = Path::new("/");
         let mut report = Report::collect(root, planned(), false);
         // The probes can be tried only where all the rest is there.
@@ -413,6 +459,7 @@ impl Doctor {
                 Err(error) => report.with_trouble(format!("{error:#}")),
             };
         }
+        let report = report.with_stretch(steps);
 
         let mut out = Output::stdout();
         if self.json {

@@ -70,7 +70,8 @@ impl<'a> Run<'a> {
         drive.run(source, |stream| {
             let info = Arc::clone(stream.info());
             let stacks = options.output.stacks.level.is_any().then(|| Arc::clone(stream.stacks()));
-            let mut session = Session::new(options, &info, stacks, filter, output, judging);
+            let session = Session::new(options, &info, stacks, filter, output, judging);
+            let mut session = session.waiting_by(stream.waits().cloned());
             let command = command_words(&options.stop);
             let start = Start { info: &info, topics: &options.select.events, command: &command };
             session.start(&start)?;

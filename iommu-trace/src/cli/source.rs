@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{ConsumerOptions, run::command_words};
 use crate::{
     model::span::Topic,
+    probes::stretch::Stretch,
     recording::{self, Header, Recording, Tee},
     sandbox::{self, Needs},
     source::{
@@ -18,6 +19,16 @@ use crate::{
 /// A recording is read without privileges from its first byte on: but for what is open by then, this thread has `needs` alone
 /// afterwards. With a live source, privileges are dropped once everything that takes them is done.
 pub fn open(options: &ConsumerOptions, topics: &[Topic], needs: &Needs) -> anyhow::Result<Box<dyn Source>> {
+    open_stretched(options, topics, needs, &[])
+}
+
+/// As [`open`]; a live kernel is made to wait besides.
+pub fn open_stretched(
+    options: &ConsumerOptions,
+    topics: &[Topic],
+    needs: &Needs,
+    stretch: &[Stretch],
+) -> anyhow::Result<Box<dyn Source>> {
     if let Some(path) = &options.live.from.from {
         return Ok(Box::new(recorded(path, needs)?));
     }
@@ -33,6 +44,7 @@ pub fn open(options: &ConsumerOptions, topics: &[Topic], needs: &Needs) -> anyho
         track_frees: options.live.track_frees,
         snapshot: true,
         sums: options.live.sums,
+        stretch: stretch.to_vec(),
     })?;
     let Some(target) = target else { return Ok(source) };
     let header = Header::new(source.info(), topics, &command_words(&options.stop));

@@ -158,6 +158,7 @@ impl Top {
             track_frees: self.live.track_frees,
             snapshot: true,
             sums: live.sums,
+            ..LiveOptions::default()
         })?;
         if let Some(target) = target {
             let words: Vec<String> = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -10,7 +10,7 @@ use crate::{
         Features, Violation,
         span::{Span, Topic},
     },
-    probes::ProbeStatus,
+    probes::{ProbeStatus, stretch::Stretched},
     source::Frame,
 };
 
@@ -37,6 +37,7 @@ struct StartLine<'a> {
     command: &'a [String],
     features: &'a Features,
     probes: &'a [ProbeStatus],
+    stretched: &'a [Stretched],
 }
 
 #[derive(Serialize)]
@@ -100,6 +101,7 @@ impl<W: Write> Sink for JsonSink<W> {
             command: start.command,
             features: &info.features,
             probes: &info.probes,
+            stretched: &info.stretched,
         })
     }
 

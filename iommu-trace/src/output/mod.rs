@@ -24,6 +24,7 @@ use crate::{
         Violation,
         span::{Span, Topic},
     },
+    probes::stretch::Stretched,
     source::{Frame, SourceInfo},
 };
 
@@ -68,6 +69,16 @@ pub enum Format {
     Text,
     /// One JSON object a line, as docs/events.md has them.
     Json,
+}
+
+/// That the kernel was made to wait, where and how long; `None` when it was not.
+#[must_use]
+pub fn stretched(steps: &[Stretched]) -> Option<String> {
+    let steps: Vec<String> = steps
+        .iter()
+        .map(|of| format!("{} at {} ({})", duration(of.wait_ns), of.step, of.functions.join(", ")))
+        .collect();
+    (!steps.is_empty()).then(|| format!("stretched: the kernel is made to wait {}", steps.join("; ")))
 }
 
 /// Takes what happened, in the order in which it became known.

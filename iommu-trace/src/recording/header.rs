@@ -93,7 +93,9 @@ impl Header {
                 .into_iter()
                 .chain(&mut probe.reason)
         });
-        for text in texts.chain(probes).chain(&mut self.topics).chain(&mut self.command) {
+        let stretched =
+            source.stretched.iter_mut().flat_map(|step| [&mut step.step].into_iter().chain(&mut step.functions));
+        for text in texts.chain(probes).chain(stretched).chain(&mut self.topics).chain(&mut self.command) {
             *text = harmless(text).into_owned();
         }
     }
@@ -102,7 +104,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::{ProbeStatus, Verdict};
+    use crate::probes::{ProbeStatus, Verdict, stretch::Stretched};
 
     fn header() -> Header {
         let probe = ProbeStatus {
@@ -119,6 +121,11 @@ mod tests {
             epoch_offset_ns: i64::MIN,
             started_ns: u64::MAX,
             probes: vec![probe],
+            stretched: vec![Stretched {
+                step: "lookup\u{7}".into(),
+                wait_ns: 500_000,
+                functions: vec!["\u{9b}2J".into()],
+            }],
             ..SourceInfo::default()
         };
         Header::new(&source, &[Topic::Attach, Topic::Dma], &["sh".into(), "-c".into()])
@@ -143,6 +150,9 @@ mod tests {
         assert_eq!(back.source.kernel, "7.3.4\\n");
         assert_eq!(back.source.probes[0].reason.as_deref(), Some("no \\u{1b}[2J"));
         assert_eq!((back.source.epoch_offset_ns, back.source.started_ns), (i64::MIN, u64::MAX));
+        let stretched = &back.source.stretched[0];
+        assert_eq!((stretched.step.as_str(), stretched.wait_ns), ("lookup\\u{7}", 500_000));
+        assert_eq!(stretched.functions, ["\\u{9b}2J"]);
         assert_eq!(back.topics, ["attach", "dma"]);
         assert_eq!(back.command, ["sh", "-c"]);
     }

@@ -12,7 +12,7 @@ use super::{Header, Writer, create};
 use crate::{
     output::Target,
     sandbox::Needs,
-    source::{Batch, Cost, Progress, Source, SourceInfo, Stacks},
+    source::{Batch, Cost, Progress, Source, SourceInfo, Stacks, Waits},
 };
 
 /// How long events wait until they are written.
@@ -78,6 +78,10 @@ impl Source for Tee {
 
     fn stacks(&self) -> Arc<dyn Stacks> {
         Arc::clone(&self.stacks)
+    }
+
+    fn waits(&self) -> Option<Arc<dyn Waits>> {
+        self.source.waits()
     }
 
     fn cost(&self) -> Cost {

@@ -7,6 +7,7 @@ use crate::{
     analysis::{Life, StatsDocument},
     event::{Name, Phase},
     model::{Severity, Subject},
+    output::stretched,
     probes::ProbeStatus,
     source::SourceInfo,
 };
@@ -37,6 +38,7 @@ pub struct Meta {
     epoch_ms: f64,
     duration: u64,
     features: serde_json::Value,
+    stretched: Option<String>,
 }
 
 impl Meta {
@@ -49,6 +51,7 @@ impl Meta {
             host: info.host.clone(),
             epoch_ms: epoch as f64 / 1e6,
             duration: upto.saturating_sub(info.started_ns),
+            stretched: stretched(&info.stretched),
             features: serde_json::to_value(&info.features).unwrap_or_default(),
         }
     }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks, Waits};
 use crate::sandbox::{self, Needs};
 
 /// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
@@ -27,6 +27,7 @@ const COST_AGE: Duration = Duration::from_secs(1);
 pub struct Stream {
     info: Arc<SourceInfo>,
     stacks: Arc<dyn Stacks>,
+    waits: Option<Arc<dyn Waits>>,
     batches: mpsc::Receiver<anyhow::Result<Batch>>,
     control: StreamControl,
     needs: Needs,
@@ -81,6 +82,12 @@ impl Stream {
         self.needs.clone()
     }
 
+    /// What is waited for the sake of the trace.
+    #[must_use]
+    pub fn waits(&self) -> Option<&Arc<dyn Waits>> {
+        self.waits.as_ref()
+    }
+
     /// Asks the source to stop.
     #[must_use]
     pub fn control(&self) -> StreamControl {
@@ -120,7 +127,7 @@ impl Drop for Stream {
 /// Runs `source` on a thread of its own.
 pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let info = Arc::new(source.info().clone());
-    let stacks = source.stacks();
+    let (stacks, waits) = (source.stacks(), source.waits());
     let needs = stacks.needs();
     let (sender, batches) = mpsc::channel(BACKLOG);
     let control = StreamControl::default();
@@ -129,7 +136,7 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
         .name("iommu-trace-src".into())
         .spawn(move || read(source, &sender, &shared))
         .context("cannot start the thread that reads events")?;
-    Ok(Stream { info, stacks, batches, control, needs, thread: Some(thread) })
+    Ok(Stream { info, stacks, waits, batches, control, needs, thread: Some(thread) })
 }
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {

@@ -5,6 +5,7 @@ mod broken;
 pub mod cell;
 mod clean;
 mod compare;
+mod disturbed;
 mod dropped;
 mod hot;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod serve;
 mod service;
 mod session;
 mod steps;
+mod stretched;
 mod top;
 mod trace;
 mod traced;
@@ -181,7 +183,9 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         package::TESTS,
         replaced::TESTS,
         unplug::TESTS,
+        disturbed::TESTS,
         steps::TESTS,
+        stretched::TESTS,
         cell::TESTS,
     ]
     .into_iter()

@@ -253,6 +253,17 @@ pub const WIDENED: &[Variant] = &[
         )],
     },
     Variant {
+        name: "unheld-faults",
+        base: "built-7.3",
+        about: "the test device does not hold its faults back while its page table changes, as hardware does not",
+        rule: "use-after-free",
+        undoes: "",
+        edits: &[
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "down_read", Change::Drop),
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "up_read", Change::Drop),
+        ],
+    },
+    Variant {
         name: "slow-report",
         base: "built-7.3",
         about: "a report takes a third of a second from its look-up to its handler",
