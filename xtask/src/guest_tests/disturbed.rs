@@ -110,7 +110,7 @@ const MARKS: [&str; 2] = ["disturbed: begin", "disturbed: end"];
 /// Shell functions. A trace has begun when its first line is there; after a tracer that was killed the kernel takes its time.
 const TOOLS: &str = "\
 wait_for() { i=0; until [ -s $1 ] || [ $i = 600 ]; do sleep 0.1; i=$((i+1)); done; }
-attached() { cat /sys/kernel/tracing/enabled_functions; grep ' bpf_prog_' /proc/kallsyms; }
+attached() { cat /sys/kernel/tracing/enabled_functions; grep -F '[bpf]' /proc/kallsyms; }
 all_gone() { i=0; while [ -n \"$(attached)\" ]; do [ $i = 60 ] && { attached >&2; return 1; }; sleep 1; i=$((i+1)); done; }
 ";
 
