@@ -110,7 +110,7 @@ const MARKS: [&str; 2] = ["disturbed: begin", "disturbed: end"];
 /// Shell functions. A trace has begun when its first line is there; after a tracer that was killed the kernel takes its time.
 const TOOLS: &str = "\
 wait_for() { i=0; until [ -s $1 ] || [ $i = 600 ]; do sleep 0.1; i=$((i+1)); done; }
-attached() { cat /sys/kernel/tracing/enabled_functions; grep ' bpf_prog_' /proc/kallsyms; }
+attached() { cat /sys/kernel/tracing/enabled_functions; grep -F '[bpf]' /proc/kallsyms; }
 all_gone() { i=0; while [ -n \"$(attached)\" ]; do [ $i = 60 ] && { attached >&2; return 1; }; sleep 1; i=$((i+1)); done; }
 ";
 
@@ -122,16 +122,15 @@ const CLOCKS: &str =
 
 /// `check` with a recording, around a workload that tells the truth and something that disturbs it.
 fn shaken(name: &str, options: &str, seconds: u32, disturb: &[&str]) -> String {
-    let disturbers: String = disturb
+    let disturbers: Vec<String> = disturb
         .iter()
         .map(|what| {
-            format!(
-                "( while [ ! -e /out/{name}.over ]; do {what}; done >> /out/{name}.said 2>&1 ) & pids=\"$pids $!\"\n"
-            )
+            format!("( while [ ! -e /out/{name}.over ]; do {what}; done >> /out/{name}.said 2>&1 ) & pids=\"$pids $!\"")
         })
         .collect();
+    let disturbers = disturbers.join("\n");
     let command = format!(
-        "pids=\n{disturbers}guest workload mixed --seconds {seconds} --rate 40 --truth /out/{name}.truth\ns=$?\n\
+        "pids=\n{disturbers}\nguest workload mixed --seconds {seconds} --rate 40 --truth /out/{name}.truth\ns=$?\n\
          touch /out/{name}.over\nfor pid in $pids; do wait $pid; done\nexit $s"
     );
     format!(
@@ -186,7 +185,7 @@ fn run(guest: &Guest, checks: &mut Checks, amount: Amount) -> Result<()> {
     script.case("files", &starved("ulimit -n", "8 12 16 24 32 48 64 96"));
     script.case("memory", &starved("ulimit -v", "40000 60000 80000 100000 130000 160000 200000 300000"));
     script.case("end", &format!("exec echo '<4>{}' > /dev/kmsg", MARKS[1]));
-    let files = script.run(guest.vm().timeout(Duration::from_secs(900)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(1800)))?;
 
     checks.check("CPUs that leave and clocks that jump change nothing in what is told", told(&files, "shaken"));
     checks.check("they did leave, and jump", was_shaken(&files));
@@ -341,7 +340,7 @@ fn failing(guest: &Guest, checks: &mut Checks) -> Result<()> {
         ),
     );
     script.case("end", &format!("exec echo '<4>{}' > /dev/kmsg", MARKS[1]));
-    let files = script.run(guest.vm().timeout(Duration::from_secs(900)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(1800)))?;
     files.expect_status("programs", 0)?;
     let trace = Trace::parse(&files.text("programs.jsonl")?)?;
     checks.check("no rule is broken while the programs' allocations fail", trace.check_clean());
@@ -382,7 +381,7 @@ fn asleep(guest: &Guest, checks: &mut Checks) -> Result<()> {
         );
         spans(&mut script, state);
     }
-    let files = script.run(guest.vm().timeout(Duration::from_secs(240)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(600)))?;
     checks.note(format!("this kernel offers: {}", files.text("states.stdout")?.replace('\n', " ")));
     for state in ["freeze", "mem"] {
         checks.check(format!("{state}: the trace goes on afterwards"), slept(&files, state));

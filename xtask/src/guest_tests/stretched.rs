@@ -40,9 +40,9 @@ pub const TESTS: &[GuestTest] = &[
         },
     },
     GuestTest {
-        name: "stretched-built-7.3-modules",
+        name: "stretched-stock-6.12",
         about: "a step that cannot be stretched on a kernel is refused with the reason, before anything is done",
-        kernel: "built-7.3-modules",
+        kernel: "stock-6.12",
         iommu: Iommu::None,
         tracer: true,
         run: refused,
@@ -108,7 +108,7 @@ fn made(guest: &Guest, checks: &mut Checks, programs: &[&str]) -> Result<()> {
         "plain",
         &format!("exec iommu-trace check --format json --output /out/plain.jsonl -- sh -c {}", quoted(&plain)),
     );
-    let files = script.run(guest.vm().timeout(Duration::from_secs(120)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(300)))?;
     for case in ["stretched", "spans", "again", "plain"] {
         checks.check(format!("{case} goes as it has to"), files.expect_status(case, 0));
     }
@@ -228,38 +228,30 @@ fn ensure_has(text: &str, words: &str) -> Result<()> {
     Ok(())
 }
 
+/// This kernel has neither iommufd nor SVA, and so no handler of page requests.
+const REFUSED: &str = "handler";
+
 fn refused(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let mut script = Script::new();
     script.case("doctor", "exec iommu-trace doctor --json");
-    for (step, _) in STEPS {
-        script.case(step, &format!("exec iommu-trace check --stretch 1ms@{step} -- touch /out/{step}.done"));
-    }
-    let files = script.run(guest.vm().timeout(Duration::from_secs(60)))?;
+    script.case(REFUSED, &format!("exec iommu-trace check --stretch 1ms@{REFUSED} -- touch /out/{REFUSED}.done"));
+    let files = script.run(guest.vm().timeout(Duration::from_secs(300)))?;
     let doctor: Value = serde_json::from_str(&files.text("doctor.stdout")?).context("doctor --json")?;
     let told = doctor["stretch"].as_array().context("doctor tells no steps")?;
-    let mut missing = 0;
-    for ((step, _), told) in STEPS.iter().zip(told) {
-        checks.check(format!("doctor and check agree on {step}"), agree(&files, step, told));
-        missing += usize::from(told["verdict"] == "missing");
-    }
-    // iommufd's handler is in the module; this kernel has SVA's as well, unless it is built without.
+    let of_step = told.iter().find(|told| told["step"] == REFUSED).context("doctor does not tell of that step")?;
+    checks.check("doctor and check agree on the reason", agree(&files, REFUSED, of_step));
+    let missing = told.iter().filter(|told| told["verdict"] == "missing").count();
     checks.note(format!("{missing} of {} steps cannot be had", told.len()));
     Ok(())
 }
 
 fn agree(files: &Files, step: &str, told: &Value) -> Result<()> {
-    ensure!(told["step"] == step, "doctor tells {told} in its place");
-    let ran = files.text(&format!("{step}.done")).is_ok();
-    if told["verdict"] == "ok" {
-        files.expect_status(step, 0)?;
-        ensure!(ran, "the command did not run");
-        return Ok(());
-    }
-    files.expect_status(step, 2)?;
-    ensure!(!ran, "the command was run all the same");
+    ensure!(told["verdict"] == "missing", "doctor tells {told}");
     let reason = told["reason"].as_str().context("doctor gives no reason")?;
-    let said = files.text(&format!("{step}.stderr"))?;
-    ensure_has(&said, &format!("cannot stretch `{step}` on this kernel: {reason}"))
+    files.expect_status(step, 2)?;
+    ensure_has(&files.text(&format!("{step}.stderr"))?, &format!("cannot stretch `{step}` on this kernel: {reason}"))?;
+    ensure!(files.text(&format!("{step}.done")).is_err(), "the command was run all the same");
+    Ok(())
 }
 
 /// How many devices are given one replace and one fault each: a program that goes on after a fault has used freed memory may
@@ -282,7 +274,7 @@ fn raced(guest: &Guest, checks: &mut Checks) -> Result<()> {
             ),
         );
     }
-    let files = script.run(guest.vm().timeout(Duration::from_secs(240)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(600)))?;
     let plain = overtaken(&files, "plain")?;
     let stretched = overtaken(&files, "stretched")?;
     checks.check("the race shows itself in most of the replaces", {
@@ -326,7 +318,7 @@ fn silent(guest: &Guest, checks: &mut Checks, programs: &[&[Program]]) -> Result
             quoted(&words.join("\n"))
         ),
     );
-    let files = script.run(guest.vm().timeout(Duration::from_secs(900)))?;
+    let files = script.run(guest.vm().timeout(Duration::from_secs(1800)))?;
     checks.check("every program goes as it has to, and no error is found", files.expect_status("all", 0));
     let trace = Trace::parse(&files.text("all.jsonl")?)?;
     checks.check("every probe is attached", trace.check_probes());

@@ -52,6 +52,7 @@ pub(super) use {
     freed_while_attached::freed,
     group_leak::{destroyed_around, not_freed},
     group_use_after_free::delivered_again,
+    group_use_after_free::freed_around,
     group_use_after_free::seen_again,
     iopf_unbalanced::{joined, left},
     partial_leak::{abandoned, left_behind},

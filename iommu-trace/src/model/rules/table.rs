@@ -161,7 +161,7 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::GroupUseAfterFree,
         Severity::Error,
-        "a fault group is answered, delivered or freed after it was freed",
+        "a fault group is answered, delivered or freed after it was freed, or freed while its report goes on with it",
         "iopf_free_group() ends a group",
         "iopf_free_group()",
         probes::GROUPS.union(probes::LOOKUPS).union(ProbeSet::of(&[ProbeId::GroupDequeue, ProbeId::FaultRead])),
