@@ -26,7 +26,7 @@ use crate::{
 const TAIL: usize = 60;
 
 /// Steps that are run only when they are asked for.
-const BY_NAME_ONLY: &[&str] = &["broken", "long", "arm64", "package", "deny"];
+const BY_NAME_ONLY: &[&str] = &["broken", "long", "arm64", "package", "deny", "disturbed", "dropped-stock-7.3"];
 
 /// The BPF crate builds for its own target only; iommu-trace's build script sees to that.
 const HOST_PACKAGES: &[&str] = &["--workspace", "--exclude", "iommu-trace-ebpf"];

@@ -70,7 +70,7 @@ const COMMANDS: &[Tried] = &[
 
 /// Looks at the tracer, once none of its threads can gain anything any more, and at itself.
 const LOOK: &str = "#!/bin/sh
-i=0; while grep -q 'NoNewPrivs:.*0' /proc/$PPID/task/*/status && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+i=0; while grep -q 'NoNewPrivs:.*0\\|Seccomp:.*0' /proc/$PPID/task/*/status && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
 cat /proc/$PPID/task/*/status > /out/$1.tasks
 cat /proc/self/status > /out/$1.command
 ";
