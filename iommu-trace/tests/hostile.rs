@@ -432,15 +432,22 @@ fn doctor_tells_of_a_hostile_machine() {
     write("proc/sys/kernel/unprivileged_bpf_disabled", "\x1b[2J\n");
     write("sys/class/iommu/\x1b[2Jdmar0\n\u{202e}/devices/a", "");
     write("sys/kernel/security/lockdown", "none [\x1b[2J]\n");
-    let report = Report::collect(dir.path(), info().probes.into_iter().map(tamed).collect(), true);
+    let report = Report::collect(dir.path(), info().probes.iter().map(tamed).collect(), true);
     tame("doctor", &report.text(Palette::plain()));
     shows("doctor", &report.text(Palette::plain()));
     strings("doctor", &serde_json::to_value(&report).unwrap());
 }
 
 /// What the kernel's verifier said is made harmless where it is read; the rest of a verdict is ours.
-fn tamed(probe: ProbeStatus) -> ProbeStatus {
-    ProbeStatus { function: "f".into(), kind: "k".into(), topic: "t".into(), reason: None, cost: "c".into(), ..probe }
+fn tamed(probe: &ProbeStatus) -> ProbeStatus {
+    ProbeStatus {
+        function: "f".into(),
+        kind: "k".into(),
+        topic: "t".into(),
+        reason: None,
+        cost: "c".into(),
+        ..probe.clone()
+    }
 }
 
 #[test]

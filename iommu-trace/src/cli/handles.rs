@@ -70,19 +70,18 @@ impl Handles {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         log::to_stderr(self.verbose);
         let devices = filter::globs("--device", &self.device)?;
-        let mut holdings = match &self.from {
-            Some(path) => holdings_at(Box::new(source::recorded(path, &Needs::NOTHING)?), self.at)?,
-            None => {
-                let source = live::open(&LiveOptions {
-                    topics: Vec::new(),
-                    verbose: self.verbose > 0,
-                    snapshot: true,
-                    ..LiveOptions::default()
-                })?;
-                // This thread reads it.
-                sandbox::enter(&source.needs())?;
-                holdings(source)?
-            }
+        let mut holdings = if let Some(path) = &self.from {
+            holdings_at(Box::new(source::recorded(path, &Needs::NOTHING)?), self.at)?
+        } else {
+            let source = live::open(&LiveOptions {
+                topics: Vec::new(),
+                verbose: self.verbose > 0,
+                snapshot: true,
+                ..LiveOptions::default()
+            })?;
+            // This thread reads it.
+            sandbox::enter(&source.needs())?;
+            holdings(source)?
         };
         if holdings.lost > 0 {
             complain("warning", &format!("{} pieces were lost, what is shown is not complete", holdings.lost));

@@ -136,7 +136,7 @@ impl Top {
     }
 
     /// What the dashboard needs: it looks at its own cost, saves states, and is stopped from the shell.
-    fn needs(&self) -> Needs {
+    fn needs() -> Needs {
         Needs::NOTHING.and(Grant::Read).and(Grant::Stop).and_creating([Path::new(SAVE_TO).join("any").as_path()])
     }
 
@@ -175,7 +175,7 @@ impl Top {
             let again = opened.again()?;
             (opened, again)
         };
-        sandbox::enter(&self.needs())?;
+        sandbox::enter(&Self::needs())?;
         let mut recording = opened.read()?;
         if !recording.is_seekable() {
             bail!("cannot play {}: `top` goes back and forth in a recording, and so needs a file", quoted(path));
@@ -227,7 +227,7 @@ impl Top {
             None => None,
         };
         // The command has what its caller had; from here on, we have not.
-        let needs = self.needs().and_all(stream.needs());
+        let needs = Self::needs().and_all(stream.needs());
         sandbox::enter(&if workload.is_some() { needs.and(Grant::Command) } else { needs })?;
         let engine = Engine::start(stream, Arc::clone(&world))?;
         let ui = Ui { ascii: self.ascii || !speaks_unicode(), colour: has_colour(), ..Ui::default() };

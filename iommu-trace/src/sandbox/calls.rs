@@ -33,6 +33,7 @@ pub enum Grant {
 
 impl Grant {
     /// The capability that this takes where the caller had it.
+    #[must_use]
     pub fn capability(self) -> Option<Capability> {
         match self {
             // `perf_event_open()` of a kprobe: `perf_kprobe_event_init()` asks for it.
@@ -297,19 +298,19 @@ pub const CHECKED: &[Checked] = &[
         Only::OneOf(
             1,
             &[
-                libc::TCGETS as u64,
-                libc::TCSETS as u64,
-                libc::TCSETSW as u64,
-                libc::TCSETSF as u64,
+                libc::TCGETS,
+                libc::TCSETS,
+                libc::TCSETSW,
+                libc::TCSETSF,
                 TERMIOS2[0],
                 TERMIOS2[1],
                 TERMIOS2[2],
                 TERMIOS2[3],
-                libc::TIOCGWINSZ as u64,
-                libc::TIOCGPGRP as u64,
-                libc::FIONBIO as u64,
-                libc::FIONREAD as u64,
-                libc::FIOCLEX as u64,
+                libc::TIOCGWINSZ,
+                libc::TIOCGPGRP,
+                libc::FIONBIO,
+                libc::FIONREAD,
+                libc::FIOCLEX,
             ],
         ),
     ),

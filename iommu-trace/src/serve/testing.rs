@@ -68,7 +68,7 @@ impl Answers {
                 let _ = write.write_all(request).await;
                 let _ = write.shutdown().await;
             };
-            let (_, heard) = tokio::join!(say, read.read_to_end(&mut answer));
+            let ((), heard) = tokio::join!(say, read.read_to_end(&mut answer));
             heard?;
             connection.await?;
             anyhow::Ok(answer)
