@@ -1,5 +1,8 @@
 //! Builds the BPF programs with whichever BPF toolchain is there, and puts the object where the library includes it.
+//! Also finds out what `--version` tells: the commit, and which object it is.
 
+#[path = "build/commit.rs"]
+mod commit;
 #[path = "build/strip.rs"]
 #[allow(missing_docs)]
 mod strip;
@@ -12,6 +15,8 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+use sha2::{Digest as _, Sha256};
 
 /// Set to the path of a ready object to build without a BPF toolchain, as packagers do.
 const OBJECT: &str = "IOMMU_TRACE_BPF_OBJECT";
@@ -41,8 +46,17 @@ fn build() -> Result<(), String> {
     };
     let whole = fs::read(&built).map_err(|error| format!("cannot read {}: {error}", built.display()))?;
     let stripped = strip::without_debug(&whole).ok_or_else(|| format!("{} is no ELF object", built.display()))?;
-    fs::write(&object, stripped).map_err(|error| format!("cannot write {}: {error}", object.display()))?;
+    fs::write(&object, &stripped).map_err(|error| format!("cannot write {}: {error}", object.display()))?;
+    println!("cargo::rustc-env=IOMMU_TRACE_BPF_SHA256={:x}", Sha256::digest(&stripped));
+    println!("cargo::rustc-env=IOMMU_TRACE_BUILD_COMMIT={}", commit::find(profile(&out_dir)));
+    println!("cargo::rustc-env=IOMMU_TRACE_BUILD_TARGET={}", env::var("TARGET").unwrap_or_default());
     Ok(())
+}
+
+/// The name of the profile's directory: cargo's `PROFILE` knows but two.
+fn profile(out_dir: &Path) -> &str {
+    // <root>[/<triple>]/<profile>/build/<package>/out
+    out_dir.ancestors().nth(3).and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// The root of cargo's target directory, so that all profiles share one build of the BPF programs.

@@ -69,6 +69,32 @@ pub mod stacks {
     pub const ALL: u32 = 2;
 }
 
+/// The steps of the kernel's that `check --stretch` makes longer, and what is counted of it.
+pub mod stretch {
+    /// A fault's handle was looked up, and its handler is not called yet.
+    pub const LOOKUP: usize = 0;
+    /// The handler has just been called.
+    pub const HANDLER: usize = 1;
+    /// The attach op of a replace is done, and the new handle is not stored yet.
+    pub const REPLACE: usize = 2;
+    /// How many there are.
+    pub const STEPS: usize = 3;
+
+    /// The longest wait, nanoseconds. None of the steps is in atomic context: they take mutexes. It is a part of the time after which
+    /// the kernel complains of a CPU that does nothing else (20 s), and of what a user would take for a hang.
+    pub const MAX_NS: u64 = 50_000_000;
+
+    /// What was waited at one step, on one CPU.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Waited {
+        /// How often.
+        pub waits: u64,
+        /// How long in all, nanoseconds.
+        pub ns: u64,
+    }
+}
+
 /// What the BPF programs are told about the running kernel besides offsets: a read-only global.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

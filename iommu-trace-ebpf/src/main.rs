@@ -31,6 +31,8 @@ mod smmu;
 #[cfg(target_arch = "bpf")]
 mod snapshot;
 #[cfg(target_arch = "bpf")]
+mod stretch;
+#[cfg(target_arch = "bpf")]
 mod sum;
 #[cfg(target_arch = "bpf")]
 mod sva;

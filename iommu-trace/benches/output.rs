@@ -37,6 +37,7 @@ fn info() -> SourceInfo {
         epoch_offset_ns: 0,
         started_ns: 0,
         settled: false,
+        stretched: Vec::new(),
     }
 }
 

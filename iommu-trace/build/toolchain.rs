@@ -93,7 +93,7 @@ pub fn find() -> Result<Toolchain, Missing> {
 pub fn build(name: &str, manifest: &Path, arch: &str, target_dir: &Path) -> Result<PathBuf, String> {
     let toolchain = find().map_err(|missing| missing.to_string())?;
     let status = toolchain
-        .cargo_build(arch)
+        .cargo_build(arch, manifest)
         .args(["--bin", name, "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
@@ -193,7 +193,7 @@ fn stdout(command: &mut Command) -> Option<String> {
 
 impl Toolchain {
     /// The cargo command that builds with this toolchain, in a clean environment, up to and with the target.
-    pub fn cargo_build(&self, arch: &str) -> Command {
+    pub fn cargo_build(&self, arch: &str, manifest: &Path) -> Command {
         let mut command = match &self.compiler {
             Compiler::Ready { rustc, cargo } => {
                 let mut command = Command::new(cargo);
@@ -239,12 +239,17 @@ impl Toolchain {
                 command.env_remove(&name);
             }
         }
-        let flags = [
+        let mut flags = vec![
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
             "-Clink-arg=--btf".to_owned(),
             format!("-Clinker={}", self.linker.display()),
         ];
+        // The names of source files are in the object; where they lie must not be.
+        let workspace = manifest.ancestors().nth(2).and_then(|dir| dir.canonicalize().ok());
+        for (dir, name) in [(cargo_home(), "cargo"), (workspace, "iommu-trace")] {
+            flags.extend(dir.map(|dir| format!("--remap-path-prefix={}=/{name}", dir.display())));
+        }
         command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         // aya-ebpf uses `asm_experimental_arch`, which a stable compiler wants to be told.
         command.env("RUSTC_BOOTSTRAP", "1");

@@ -12,6 +12,8 @@ pub mod output;
 pub mod probes;
 pub mod recording;
 pub mod report;
+pub mod sandbox;
 pub mod serve;
 pub mod source;
 pub mod tui;
+pub mod version;

@@ -1,5 +1,7 @@
 //! The `iommu-trace` binary.
 
+mod memory;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -8,7 +8,10 @@ use std::{fs, path::Path};
 use iommu_trace::{
     cli::{Report, State},
     output::Palette,
-    probes::{ProbeStatus, Verdict},
+    probes::{
+        ProbeStatus, Verdict,
+        stretch::{POINTS, Planned, Step},
+    },
 };
 
 fn write(root: &Path, path: &str, text: &str) {
@@ -28,6 +31,7 @@ fn machine() -> tempfile::TempDir {
     write(root, "proc/sys/kernel/osrelease", "7.3.4\n");
     capable(root, "000001ffffffffff");
     write(root, "sys/kernel/security/lockdown", "[none] integrity confidentiality\n");
+    write(root, "proc/sys/kernel/unprivileged_bpf_disabled", "2\n");
     write(root, "sys/kernel/btf/vmlinux", "");
     write(root, "sys/bus/event_source/devices/kprobe/type", "6\n");
     write(root, "sys/kernel/tracing/events/enable", "");
@@ -110,6 +114,36 @@ fn probes_that_cannot_be_attached_for_another_reason_are_told() {
     assert!(!report.ok);
     let text = text(&report);
     assert!(text.ends_with("\nThe probes could not be attached: the map is too large\n"), "{text}");
+}
+
+#[test]
+fn steps_that_can_be_stretched_are_told_with_what_is_in_the_way() {
+    let dir = machine();
+    let planned = |step, reasons: &[&str]| Planned {
+        step,
+        points: POINTS.iter().filter(|point| point.step == step && reasons.is_empty()).collect(),
+        reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
+    };
+    let steps = [
+        planned(Step::Replace, &[]).status(),
+        planned(Step::Handler, &["iommufd_fault_iopf_handler is in module iommufd, where no wait can be put"]).status(),
+    ];
+    let report = Report::collect(dir.path(), Vec::new(), true).with_stretch(steps.to_vec());
+    assert!(report.ok, "it is nothing that tracing stands on");
+    let text = text(&report);
+    let told = text.split_once("Steps that").unwrap().1;
+    assert_eq!(
+        told,
+        " check --stretch can widen: 1 of 2
+  ok        replace  __iommu_group_set_domain_internal, __iommu_set_group_pasid
+  missing   handler  a fault's handler is called, and has done nothing yet
+            iommufd_fault_iopf_handler is in module iommufd, where no wait can be put
+
+Nothing essential is missing.
+"
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["stretch"][1]["step"], &json["stretch"][1]["verdict"]), (&"handler".into(), &"missing".into()));
 }
 
 #[test]

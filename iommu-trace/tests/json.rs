@@ -81,6 +81,19 @@ fn extreme_values_fit_the_schema() {
 }
 
 #[test]
+fn a_stream_id_fits_the_schema_as_a_requester_does() {
+    let mut spans: Vec<Span> =
+        common::samples().into_iter().filter(|span| matches!(span.kind, SpanKind::DmaFault(_))).collect();
+    for span in &mut spans {
+        let SpanKind::DmaFault(fault) = &mut span.kind else { unreachable!() };
+        // As SMMUv3's faults are told.
+        fault.source_id = Some("0x1001a".into());
+    }
+    assert!(!spans.is_empty());
+    validate(&lines(TimeForm::Relative, false, &spans, &[]));
+}
+
+#[test]
 fn the_schema_has_every_rule_and_topic() {
     let schema: Value = serde_json::from_str(JSON_SCHEMA).unwrap();
     let listed = |value: &Value| -> Vec<String> { serde_json::from_value(value["enum"].clone()).unwrap() };

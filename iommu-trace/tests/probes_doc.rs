@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use iommu_trace::probes::{CATALOGUE, Purpose, Reach};
+use iommu_trace::probes::{CATALOGUE, Purpose, Reach, Way, stretch::POINTS};
 
 const HEAD: &str = "\
 # Probes
@@ -13,6 +13,14 @@ A function of vmlinux is probed by fentry and fexit. Those marked *kprobe* have 
 a module (`iommufd.ko`, `virtio-iommu.ko`, `arm_smmu_v3.ko`), for kernels that have no
 fentry yet (arm64 before Linux 6.4), and for a copy that the compiler has made of a function in its place (`iommu_completion_wait.isra.0`). A tracepoint is probed by its BTF. A run without an **essential** probe makes no sense and ends.
 
+";
+
+const STRETCH: &str = "
+`check --stretch` waits at these functions (`iommu-trace/src/probes/stretch.rs`). They are no probes: nothing is told from there, and the programs are loaded only
+when they are asked for. Each is reached by fentry or fexit; a step that has two has both where the kernel has both.
+
+| step | function | at | when |
+|---|---|---|---|
 ";
 
 #[test]
@@ -51,6 +59,14 @@ fn the_probe_reference_is_what_the_catalogue_says() {
         writeln!(doc, "{};", probe.prototype).unwrap();
     }
     doc.push_str("```\n");
+
+    doc.push_str(STRETCH);
+    for point in POINTS {
+        let inside =
+            point.inside.map_or_else(|| "any thread".to_owned(), |inside| format!("inside `{}`", inside.function));
+        let at = if point.program.1 == Way::FEntry { "entry" } else { "return" };
+        writeln!(doc, "| `{}` | `{}` | {at} | {inside} |", point.step, point.function).unwrap();
+    }
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/probes.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {

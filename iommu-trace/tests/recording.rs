@@ -324,6 +324,27 @@ fn every_consumer_reads_a_file_and_standard_input() {
 }
 
 #[test]
+fn standard_output_by_its_device_is_as_good_as_a_dash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = record(dir.path(), &script().events, &[]);
+    let into = |name: &str| {
+        let file = dir.path().join("redirected");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_iommu-trace"));
+        command.args(["record", "-o", name, "--from"]).arg(&path);
+        // To a file, as `>` does, and to a pipe.
+        assert!(command.stdout(fs::File::create(&file).unwrap()).status().unwrap().success());
+        let piped = command.stdout(std::process::Stdio::piped()).output().unwrap().stdout;
+        assert_eq!(fs::read(file).unwrap(), piped, "{name}");
+        piped
+    };
+    let whole = into("-");
+    assert!(whole.len() > 500 && into("/dev/stdout") == whole);
+    // What cannot be made anew keeps no older ones.
+    let output = run(&["record", "-o", "/dev/stdout", "--last", "1s", "--from", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+#[test]
 fn what_makes_no_sense_with_a_recording_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = record(dir.path(), &script().events, &[]);

@@ -44,6 +44,7 @@ fn shown(rule: &Rule) -> String {
         epoch_offset_ns: 0,
         started_ns: examples::BEGIN,
         settled: false,
+        stretched: Vec::new(),
     };
     let options = TextOptions { palette: Palette::plain(), columns: 100, wrap: false, heads: false };
     let mut out = Vec::new();
@@ -85,7 +86,9 @@ fn the_rule_reference_is_what_the_program_says() {
 #[test]
 fn every_rule_is_explained_with_a_cause_and_how_it_was_seen() {
     let doc = fs::read_to_string(root("docs/rules.md")).unwrap();
-    let guests = fs::read_to_string(root("xtask/src/guest_tests/broken.rs")).unwrap();
+    let guests = ["broken", "one_group", "replaced", "page_requests"]
+        .map(|name| fs::read_to_string(root(&format!("xtask/src/guest_tests/{name}.rs"))).unwrap())
+        .concat();
     for rule in RULES {
         let slug = rule.id.slug();
         let section = section(&doc, slug);

@@ -7,9 +7,9 @@ use std::{fs, path::Path, process::Command};
 /// The unit, with the program where it was built.
 fn unit(dir: &Path) -> String {
     let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/iommu-trace.service")).unwrap();
-    assert!(unit.contains("ExecStart=/usr/bin/iommu-trace serve"));
+    assert!(unit.contains("ExecStart=iommu-trace serve"));
     let path = dir.join("iommu-trace.service");
-    let unit = unit.replace("/usr/bin/iommu-trace", env!("CARGO_BIN_EXE_iommu-trace"));
+    let unit = unit.replace("ExecStart=iommu-trace", concat!("ExecStart=", env!("CARGO_BIN_EXE_iommu-trace")));
     // Its manual page is not installed.
     let unit: Vec<&str> = unit.lines().filter(|line| !line.starts_with("Documentation=")).collect();
     fs::write(&path, unit.join("\n") + "\n").unwrap();

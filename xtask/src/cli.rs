@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, demo, kernel, matrix, picture, prototypes, selftests, setup, test, vm};
+use crate::{bench, demo, dist, kernel, matrix, picture, prototypes, selftests, setup, test, vm};
 
 /// Builds, kernels, virtual machines and tests of iommu-trace
 #[derive(Parser, Debug)]
@@ -35,6 +35,8 @@ enum Command {
     Matrix(matrix::Arguments),
     /// Measure what tracing costs, and write docs/performance.md
     Bench(bench::Arguments),
+    /// Make a release: static tarballs and Debian packages
+    Dist(dist::Arguments),
     /// Run every check and test
     Test(test::Arguments),
 }
@@ -73,6 +75,7 @@ fn run(command: &Command) -> Result<u8> {
         Command::Selftests(arguments) => selftests::main(arguments).map(|()| 0),
         Command::Matrix(arguments) => matrix::main(arguments),
         Command::Bench(arguments) => bench::main(arguments),
+        Command::Dist(arguments) => dist::main(arguments).map(|()| 0),
         Command::Test(arguments) => test::main(arguments),
     }
 }

@@ -9,10 +9,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{arch::Arch, command, cross, workspace};
+use crate::{arch::Arch, cargo, command, cross, workspace};
 
 /// The profile of programs that are to be built quickly and run once.
 const QUICK: &str = "guest";
+/// A compiler's flags for a static program.
+pub const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Programs for a guest, on the host.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Programs {
 /// each change of the set would build everything again.
 fn build(arch: Arch, package: &str, profile: &str) -> Result<Vec<PathBuf>> {
     let mut cargo = match arch {
-        Arch::Amd64 => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+        Arch::Amd64 => cargo::command(),
         Arch::Arm64 => cross::cargo(arch)?,
     };
     cargo
@@ -73,7 +75,7 @@ fn build(arch: Arch, package: &str, profile: &str) -> Result<Vec<PathBuf>> {
         // The target is named although it may be the host's own: flags then leave build scripts and macros alone.
         .arg("--message-format=json-render-diagnostics")
         // Static, because the guest has no libraries. A musl target would have to be installed; glibc's is there.
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", STATIC)
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null())
@@ -86,7 +88,8 @@ fn build(arch: Arch, package: &str, profile: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The executables that cargo's JSON messages name.
-fn executables(messages: &str) -> Vec<PathBuf> {
+#[must_use]
+pub fn executables(messages: &str) -> Vec<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     arch::Arch,
     cache::Lock,
-    command,
+    cargo, command,
     progress::{Progress, say},
     toolchain::{self, DEBIAN_PACKAGES, LINKER_VERSION},
 };
@@ -143,7 +143,7 @@ pub fn ensure(arch: Arch) -> Result<()> {
         progress.done("");
     }
     if missing.linker {
-        install_linker()?;
+        cargo::install("bpf-linker", LINKER_VERSION, cargo::tools()?)?;
     }
     let missing = Missing::look(arch)?;
     if missing == Missing::default() {
@@ -172,21 +172,6 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     }
     command::passed_through(apt_get().arg("update"))?;
     command::passed_through(&mut install())
-}
-
-fn install_linker() -> Result<()> {
-    eprintln!("xtask: installing bpf-linker {LINKER_VERSION}: about a minute");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    command::passed_through(
-        Command::new(cargo)
-            .args(["install", &format!("bpf-linker@{LINKER_VERSION}"), "--locked", "--root"])
-            .arg(toolchain::tools()?)
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env_remove("CARGO_TARGET_DIR")
-            // Not into this workspace's configuration.
-            .current_dir("/"),
-    )
 }
 
 /// The packages that dpkg-query does not list as installed.

@@ -13,6 +13,7 @@ use clap::Args;
 
 use crate::{
     arch::Arch,
+    cargo,
     command::{self, tail},
     grafana,
     guest_tests::{self, Checks, Ctx, GuestTest},
@@ -23,6 +24,9 @@ use crate::{
 
 /// Lines of a failed step's output that are shown.
 const TAIL: usize = 60;
+
+/// Steps that are run only when they are asked for.
+const BY_NAME_ONLY: &[&str] = &["broken", "long", "arm64", "package", "deny", "disturbed", "dropped-stock-7.3"];
 
 /// The BPF crate builds for its own target only; iommu-trace's build script sees to that.
 const HOST_PACKAGES: &[&str] = &["--workspace", "--exclude", "iommu-trace-ebpf"];
@@ -78,6 +82,8 @@ enum Action {
     Prometheus,
     /// The dashboards are as Grafana wants them.
     Grafana,
+    /// The dependencies are what `deny.toml` allows.
+    Deny,
     /// One test in a guest.
     Guest(&'static GuestTest),
 }
@@ -108,6 +114,7 @@ fn steps(only: &[String]) -> Vec<Step> {
         step("unit", "unit and documentation tests", Action::CargoTest(hosted(&["test"], &["--no-fail-fast"]))),
         step("prometheus", "a real Prometheus scrapes the exporter", Action::Prometheus),
         step("grafana", "the dashboards fit Grafana's schema", Action::Grafana),
+        step("deny", "licences, sources and advisories of the dependencies", Action::Deny),
     ];
     // Kernels with a bug put in take their time to build: without being asked for, only those in the cache are run.
     let wanted = |test: &GuestTest| !only.is_empty() || kernel::ready(test.kernel);
@@ -170,7 +177,7 @@ fn select(steps: Vec<Step>, only: &[String]) -> Result<Vec<Step>> {
         }
     }
     // Kernels with a bug put in are built one by one, and some tests take long: jobs of their own, run by name.
-    let by_name_only = |step: &Step| is_called(step, "broken") || is_called(step, "long") || is_called(step, "arm64");
+    let by_name_only = |step: &Step| BY_NAME_ONLY.iter().any(|name| is_called(step, name));
     let wanted = |step: &Step| {
         if only.is_empty() { !by_name_only(step) } else { only.iter().any(|name| is_called(step, name)) }
     };
@@ -199,6 +206,7 @@ fn run(step: &Step, ctx: &Ctx) -> Report {
         Action::CargoTest(args) => cargo(args, &[]).map(|(ok, output)| counted(ok, &output)),
         Action::Prometheus => with_prometheus(),
         Action::Grafana => Ok(with_grafana()),
+        Action::Deny => denied(),
         Action::Guest(test) => Ok(guest_report(test.run(ctx))),
     };
     report.unwrap_or_else(|error| Report { tally: Tally::of(false), output: format!("{error:#}"), ..Report::default() })
@@ -212,6 +220,29 @@ fn counted(ok: bool, output: &str) -> Report {
         tally.failed = 1;
     }
     Report { tally, output: tail(&failed_tests(output), TAIL), ..Report::default() }
+}
+
+/// cargo-deny's checks, one by one. The advisories are fetched; where they cannot be, those of last time do.
+fn denied() -> Result<Report> {
+    /// The version that is known to work.
+    const VERSION: &str = "0.20.2";
+    let program = cargo::tool("cargo-deny", VERSION)?;
+    let check = |options: &[&str], what: &str| {
+        let mut deny = Command::new(&program);
+        deny.current_dir(workspace::root()).args(options).args(["check", what]);
+        command::output(&mut deny)
+    };
+    let mut checks = Checks::default();
+    for what in ["licenses", "bans", "sources"] {
+        checks.check(what, check(&["--offline"], what).map(drop));
+    }
+    match check(&[], "advisories").or_else(|_| check(&["--offline"], "advisories")) {
+        Err(error) if format!("{error:#}").contains("advisory-db") => {
+            checks.note("not run: RustSec's advisories cannot be fetched, and were not before");
+        }
+        result => checks.check("advisories", result.map(drop)),
+    }
+    Ok(guest_report(checks))
 }
 
 /// What cannot be had here is left out, and that is said.
@@ -261,7 +292,7 @@ fn cargo(args: &[&str], variables: &[(&str, &str)]) -> Result<(bool, String)> {
     let output = tempfile::NamedTempFile::new().context("cannot make a file for the output")?;
     // Both append to one file, so that their lines come in the order they were said.
     let append = || fs::OpenOptions::new().append(true).open(output.path());
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo::command();
     cargo
         .current_dir(workspace::root())
         .args(args)

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{cache, command};
+use crate::{cargo, command};
 
 /// The bpf-linker that this project is built with.
 pub const LINKER_VERSION: &str = "0.10.3";
@@ -48,17 +48,12 @@ fn debian_core(rustlib: &Path) -> bool {
     })
 }
 
-/// The directory that `cargo install` puts our own tools into.
-pub fn tools() -> Result<PathBuf> {
-    cache::sub("tools")
-}
-
 /// bpf-linker: the one that `BPF_LINKER` names, one on `PATH`, or ours.
 pub fn linker() -> Result<Option<PathBuf>> {
     if let Some(path) = env::var_os("BPF_LINKER") {
         return Ok(Some(path.into()));
     }
-    let ours = tools()?.join("bin/bpf-linker");
+    let ours = cargo::tools()?.join("bin/bpf-linker");
     Ok(command::find("bpf-linker").or_else(|| ours.is_file().then_some(ours)))
 }
 

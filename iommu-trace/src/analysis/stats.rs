@@ -12,6 +12,7 @@ use crate::{
         span::{FaultSpan, Span, SpanKind},
     },
     output::{Clock, Exit, FaultCounts, Lost, Measured, Stages, Tally, TimeForm},
+    probes::stretch::Stretched,
     source::SourceInfo,
 };
 
@@ -96,6 +97,8 @@ pub struct StatsDocument {
     pub machine: String,
     /// The machine's name.
     pub host: String,
+    /// Where the kernel was made to wait meanwhile; empty for what was left alone.
+    pub stretched: Vec<Stretched>,
     /// When it began, UTC.
     pub started: String,
     /// How long it took.
@@ -176,6 +179,7 @@ impl Stats {
         StatsDocument {
             schema: SCHEMA,
             kernel: info.kernel.clone(),
+            stretched: info.stretched.clone(),
             machine: info.machine.clone(),
             host: info.host.clone(),
             started: Clock::new(TimeForm::Utc, info).rfc3339(info.started_ns).unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use super::{Comparison, DeviceStats, SlowFault, StatsDocument};
 use crate::{
     model::Measure,
-    output::{Columns, FIGURES, Painted, Palette, Percentiles, duration, stage_name},
+    output::{Columns, FIGURES, Painted, Palette, Percentiles, duration, stage_name, stretched},
 };
 
 /// Rows of a table that fit a screen; JSON has all.
@@ -32,6 +32,9 @@ impl StatsDocument {
     pub fn write_text(&self, palette: Palette, text: &mut String) -> fmt::Result {
         let title = format!("Linux {} {} on {}: {}", self.kernel, self.machine, self.host, duration(self.duration_ns));
         writeln!(text, "{} from {}", Painted(palette.strong, title), self.started)?;
+        if let Some(told) = stretched(&self.stretched) {
+            writeln!(text, "  {}", Painted(palette.warn, told))?;
+        }
         let events: u64 = self.events.iter().filter(|(name, _)| **name != "lost").map(|(_, of)| of.count).sum();
         let filtered = match self.filtered {
             0 => String::new(),

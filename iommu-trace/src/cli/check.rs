@@ -6,12 +6,14 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use super::{
-    ConsumerOptions, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StopArgs, log, parse, run::Run,
+    ConsumerOptions, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StopArgs, complain, log, parse, run::Run,
     session::Judging, source,
 };
 use crate::{
     model::{RuleId, RuleSet, span::Topic},
-    output::{Format, TimeForm},
+    output::{Format, TimeForm, stretched},
+    probes::stretch::Stretch,
+    sandbox::Needs,
 };
 
 /// What the rules rest on; maps, unmaps and invalidations are many and of no use to them.
@@ -32,6 +34,7 @@ Examples:
   iommu-trace check --track-frees --duration 1m
   iommu-trace check --silence device-id-dangling --format json --output check.jsonl -- make check
   iommu-trace check --ownership refcounted -- ./my_test
+  iommu-trace check --track-frees --stretch 500us@lookup,replace -- ./my_test
   iommu-trace check --from run.itr")]
 pub struct Check {
     #[command(flatten)]
@@ -64,6 +67,13 @@ pub struct CheckArgs {
     /// Let a warning change the exit status, too.
     #[arg(long)]
     pub strict: bool,
+
+    /// Make races likelier: have the kernel wait so long at these steps, each time, 50ms at the most. `lookup`: a fault's handle
+    /// was looked up, and its handler is not called yet. `handler`: it has just been called. `replace`: the attach op of a
+    /// replace is done, and the new handle is not stored yet. Not for a machine that others work on: a CPU does
+    /// nothing else meanwhile. May be given several times.
+    #[arg(long, value_name = "DURATION@STEP,STEP", conflicts_with = "from")]
+    pub stretch: Vec<Stretch>,
 
     /// End after this time.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, conflicts_with = "from")]
@@ -162,7 +172,10 @@ impl Check {
         log::to_stderr(arguments.live.verbose);
         let options = arguments.consumer();
         let run = Run::new(&options)?.judging(arguments.judging()?);
-        let source = source::open(&options, &TOPICS)?;
+        let source = source::open_stretched(&options, &TOPICS, &Needs::NOTHING, &arguments.stretch)?;
+        if let Some(told) = stretched(&source.info().stretched) {
+            complain("warning", &told);
+        }
         run.consume(source)
     }
 }

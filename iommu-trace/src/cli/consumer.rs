@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio::time::Instant;
 
 use super::{processes::Descendants, session::Session};
-use crate::{output::Exit, source::Batch};
+use crate::{output::Exit, sandbox::Needs, source::Batch};
 
 /// Takes what a source gives.
 pub trait Consumer {
@@ -33,6 +33,11 @@ pub trait Consumer {
     /// Until when to watch on, the command having ended now.
     fn settled_at(&self) -> Option<Instant> {
         None
+    }
+
+    /// What it needs from now on, besides what it has open.
+    fn needs(&self) -> Needs {
+        Needs::NOTHING
     }
 
     /// The exit status, where it decides about that.

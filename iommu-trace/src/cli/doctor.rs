@@ -9,13 +9,17 @@ use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
 use crate::{
+    event::harmless,
     kernel::{
         Kernel,
-        privileges::{self, Capability, Held, Privileges},
+        privileges::{self, Capability, Held, Lockdown, Privileges},
     },
     model::span::Topic,
     output::{Output, Palette},
-    probes::{Plan, ProbeStatus, Verdict, Wanted},
+    probes::{
+        Plan, ProbeStatus, Verdict, Wanted,
+        stretch::{self, Step, StepStatus},
+    },
     source::live::{self, LiveOptions},
 };
 
@@ -54,6 +58,8 @@ pub struct Report {
     pub trouble: Option<String>,
     /// Each probe of the catalogue.
     pub probes: Vec<ProbeStatus>,
+    /// Each step that `check --stretch` may be asked for: planned, never tried, for nobody asked for a wait.
+    pub stretch: Vec<StepStatus>,
 }
 
 /// One thing that tracing stands on.
@@ -122,8 +128,15 @@ const ROWS: &[Row] = &[
         name: "no lockdown",
         essential: true,
         look: |root| root.lockdown(),
-        cost: "BPF programs may not read kernel memory",
-        remedy: "boot with lockdown=integrity or none",
+        cost: privileges::LOCKDOWN_COST,
+        remedy: privileges::LOCKDOWN_REMEDY,
+    },
+    Row {
+        name: "others' BPF",
+        essential: false,
+        look: |root| Ok(privileges::unprivileged_bpf(root.0).unwrap_or_else(|| "no such switch in this kernel".into())),
+        cost: "",
+        remedy: "",
     },
     Row {
         name: "BTF",
@@ -185,7 +198,8 @@ impl Root<'_> {
 
     fn entries(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> =
+            entries.map(|entry| harmless(&entry.file_name().to_string_lossy()).into_owned()).collect();
         names.sort();
         names
     }
@@ -214,9 +228,11 @@ impl Root<'_> {
     }
 
     fn lockdown(&self) -> Result<String, String> {
-        let Some(modes) = self.read("sys/kernel/security/lockdown") else { return Ok("not in this kernel".into()) };
-        let mode = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("unknown", |(mode, _)| mode);
-        if mode == "confidentiality" { Err(mode.into()) } else { Ok(mode.into()) }
+        match Lockdown::of(self.0) {
+            Lockdown::None => Ok("none".into()),
+            Lockdown::Integrity => Ok("integrity, which tracing does not offend".into()),
+            Lockdown::Confidentiality => Err("confidentiality".into()),
+        }
     }
 
     fn iommufd(&self) -> Result<String, String> {
@@ -258,8 +274,10 @@ impl Report {
         let count = |path: String| root.entries(&path).len();
         let groups = root.entries("sys/kernel/iommu_groups");
         Report {
-            version: env!("CARGO_PKG_VERSION"),
-            kernel: root.read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
+            version: crate::version::VERSION,
+            kernel: root
+                .read("proc/sys/kernel/osrelease")
+                .map_or_else(|| "unknown".into(), |release| harmless(&release).into_owned()),
             machine: std::env::consts::ARCH,
             ok: !checks.iter().any(|check| check.essential && check.state == State::Missing)
                 && !probes.iter().any(is_essential_and_missing),
@@ -274,7 +292,15 @@ impl Report {
             attached,
             trouble: None,
             probes,
+            stretch: Vec::new(),
         }
+    }
+
+    /// Tells the steps that can be stretched.
+    #[must_use]
+    pub fn with_stretch(mut self, stretch: Vec<StepStatus>) -> Self {
+        self.stretch = stretch;
+        self
     }
 
     /// Says that the probes could not be attached although nothing seemed to be missing.
@@ -354,6 +380,7 @@ impl Report {
             }
         }
 
+        self.write_stretch(palette, text)?;
         writeln!(text)?;
         if self.ok {
             writeln!(text, "{}", paint(palette.good, "Nothing essential is missing."))
@@ -377,6 +404,35 @@ impl Report {
     }
 }
 
+impl Report {
+    fn write_stretch(&self, palette: Palette, text: &mut String) -> std::fmt::Result {
+        if self.stretch.is_empty() {
+            return Ok(());
+        }
+        let there = self.stretch.iter().filter(|step| step.verdict == Verdict::Ok).count();
+        let title = format!("Steps that check --stretch can widen: {there} of {}", self.stretch.len());
+        writeln!(text)?;
+        writeln!(text, "{}", paint(palette.strong, &title))?;
+        for step in &self.stretch {
+            let (word, style) = match step.verdict {
+                Verdict::Ok => ("ok", palette.good),
+                _ => ("missing", palette.warn),
+            };
+            writeln!(
+                text,
+                "  {} {:<8} {}",
+                paint(style, &format!("{word:<9}")),
+                step.step,
+                if step.functions.is_empty() { step.about.to_owned() } else { step.functions.join(", ") }
+            )?;
+            if let Some(reason) = step.reason.as_deref().filter(|_| step.verdict != Verdict::Ok) {
+                writeln!(text, "{:12}{reason}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn is_essential_and_missing(probe: &ProbeStatus) -> bool {
     probe.essential && matches!(probe.verdict, Verdict::Missing | Verdict::Broken)
 }
@@ -390,6 +446,9 @@ impl Doctor {
         let topics = Topic::value_variants();
         let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true, sums: false };
         let planned = || Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
+        let steps = Kernel::running()
+            .map(|kernel| Step::ALL.map(|step| stretch::Planned::new(&kernel, step).status()).to_vec())
+            .unwrap_or_default();
         let root = Path::new("/");
         let mut report = Report::collect(root, planned(), false);
         // The probes can be tried only where all the rest is there.
@@ -400,6 +459,7 @@ impl Doctor {
                 Err(error) => report.with_trouble(format!("{error:#}")),
             };
         }
+        let report = report.with_stretch(steps);
 
         let mut out = Output::stdout();
         if self.json {

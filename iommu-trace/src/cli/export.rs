@@ -20,6 +20,7 @@ use crate::{
     export::Perfetto,
     model::{Violation, span::Span},
     output::{Format, Output, TimeForm},
+    sandbox::Needs,
 };
 
 /// Convert a recording for other tools.
@@ -103,7 +104,7 @@ impl Export {
         };
         if arguments.format == Form::Json {
             let run = Run::new(&options)?;
-            let source = source::open_filtered(&options, &options.select.events, run.filter())?;
+            let source = source::open_filtered(&options, &options.select.events, &Needs::NOTHING, run.filter())?;
             return run.consume(source);
         }
         let filter = Filter::new(&options.select)?;
@@ -113,7 +114,7 @@ impl Export {
         }
         let output = Output::open(arguments.output.as_ref())?;
         let followed = filter.follows_command();
-        let source = source::open(&options, &options.select.events)?;
+        let source = source::open(&options, &options.select.events, &Needs::NOTHING)?;
         let drive = Drive { stop: &options.stop, program, followed };
         drive.run(source, |stream| {
             let told = ToPerfetto { perfetto: Perfetto::default(), output };
@@ -132,7 +133,9 @@ fn parquet(_: &ConsumerOptions, _: Filter, _: Option<PathBuf>) -> anyhow::Result
 #[cfg(feature = "parquet")]
 fn parquet(options: &ConsumerOptions, filter: Filter, program: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let dir = options.output.output.clone().context("--output must name a directory")?;
-    let source = source::open(options, &options.select.events)?;
+    let place = if dir.is_dir() { dir.join("table") } else { dir.clone() };
+    let needs = Needs::NOTHING.and_creating([place.as_path()]);
+    let source = source::open(options, &options.select.events, &needs)?;
     let drive = Drive { stop: &options.stop, program, followed: filter.follows_command() };
     drive.run(source, |stream| {
         let tables = crate::export::Tables::create(&dir, stream.info())?;

@@ -9,13 +9,14 @@ use globset::GlobSet;
 use super::{
     complain, filter, log,
     parse::{self, Moment},
+    source,
 };
 use crate::{
     event::{Body, Event, ProbeId},
     model::{Effects, Model, ModelOptions, RuleSet, snapshot_events},
     output::{Holdings, Output, Seen},
     probes::Verdict,
-    recording,
+    sandbox::{self, Needs},
     source::{
         Batch, Progress, Source,
         live::{self, LiveOptions},
@@ -69,14 +70,18 @@ impl Handles {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         log::to_stderr(self.verbose);
         let devices = filter::globs("--device", &self.device)?;
-        let mut holdings = match &self.from {
-            Some(path) => holdings_at(recording::open(path)?, self.at)?,
-            None => holdings(live::open(&LiveOptions {
+        let mut holdings = if let Some(path) = &self.from {
+            holdings_at(Box::new(source::recorded(path, &Needs::NOTHING)?), self.at)?
+        } else {
+            let source = live::open(&LiveOptions {
                 topics: Vec::new(),
                 verbose: self.verbose > 0,
                 snapshot: true,
                 ..LiveOptions::default()
-            })?)?,
+            })?;
+            // This thread reads it.
+            sandbox::enter(&source.needs())?;
+            holdings(source)?
         };
         if holdings.lost > 0 {
             complain("warning", &format!("{} pieces were lost, what is shown is not complete", holdings.lost));

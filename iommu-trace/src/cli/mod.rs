@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::output::is_closed_pipe;
+use crate::{event::harmless, output::is_closed_pipe, sandbox};
 
 pub use check::CheckArgs;
 pub use doctor::{Check, Report, State, Unit};
@@ -41,7 +41,7 @@ pub use filter::{Filter, Pids, Processes};
 pub use handles::{holdings, holdings_at};
 pub use options::{ConsumerOptions, FromArgs, LiveArgs, OutputArgs, RareStacksArgs, SelectArgs, StacksArgs, StopArgs};
 pub use parse::Moment;
-pub use processes::Descendants;
+pub use processes::{Descendants, parent_in};
 pub use record::RecordArgs;
 pub use run::Run;
 pub use serve::ServeArgs;
@@ -58,7 +58,7 @@ Tracing needs CAP_BPF and CAP_PERFMON, or root; `iommu-trace doctor` tells what 
 
 /// Watch the IOMMU's attach handles and I/O page faults on a running kernel.
 #[derive(Debug, Parser)]
-#[command(name = "iommu-trace", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "iommu-trace", version, long_version = crate::version::LONG, about, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -91,6 +91,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    sandbox::take_over();
     let done = match cli.command {
         Command::Trace(trace) => trace.run(),
         Command::Top(top) => top.run(),
@@ -124,5 +125,7 @@ pub fn command() -> clap::Command {
 /// Says something on standard error. That nobody reads it is no reason to fail.
 pub(crate) fn complain(what: &str, message: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "iommu-trace: {what}: {message}");
+    // What is quoted in it may be from a file that nobody vouches for. Some messages have lines of their own.
+    let message: Vec<_> = message.lines().map(harmless).collect();
+    let _ = writeln!(std::io::stderr(), "iommu-trace: {what}: {}", message.join("\n"));
 }

@@ -68,7 +68,12 @@ impl Processes for Descendants {
 
 /// The parent by `/proc/PID/stat`, `None` when the process is gone.
 fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The parent, as the text of `/proc/PID/stat` has it.
+#[must_use]
+pub fn parent_in(stat: &str) -> Option<u32> {
     // The name before it is in parentheses, and may hold some itself.
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }

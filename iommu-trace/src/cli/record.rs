@@ -23,8 +23,9 @@ use super::{
 use crate::{
     event::{Body, Event, ProbeId},
     model::{Effects, Model, ModelOptions, RuleSet, Violation, span::Topic},
-    output::{self, Exit, Reason},
-    recording::{Files, Flight, Header, Limits, Target},
+    output::{self, Exit, Reason, Target},
+    recording::{self, Files, Flight, Header, Limits, numbered},
+    sandbox::Needs,
     source::{Batch, SourceInfo, Stacks, Stream},
 };
 
@@ -130,8 +131,15 @@ impl RecordArgs {
         drive.run(source, |stream| Recorder::new(self, target, stream, &options.stop))
     }
 
+    /// What it takes to make all files.
+    fn needs(&self) -> Needs {
+        let older = (1..self.keep.unwrap_or(1)).map(|n| numbered(&self.output, n));
+        let files: Vec<PathBuf> = std::iter::once(self.output.clone()).chain(older).collect();
+        Needs::NOTHING.and_creating(files.iter().map(PathBuf::as_path))
+    }
+
     fn target(&self) -> anyhow::Result<Target> {
-        let target = Target::new(&self.output)?;
+        let target = recording::target(&self.output)?;
         if self.keep.is_some() && self.max_size.is_none() && self.last.is_none() {
             bail!("--keep needs --max-size, which says when a new file begins, or --last");
         }
@@ -153,7 +161,7 @@ impl Record {
         let options = arguments.consumer();
         options.stop.command.first().map(OsString::as_os_str).map(find_command).transpose()?;
         run::refuse_same_file(&arguments.live.from, Some(&arguments.output))?;
-        let source = source::open(&options, &arguments.events)?;
+        let source = source::open(&options, &arguments.events, &arguments.needs())?;
         arguments.record(source)
     }
 }
@@ -177,6 +185,7 @@ struct Recorder {
     /// Whether the model sees page faults, too: what is attached it must always know, for whatever begins in the middle.
     judges: bool,
     settle: Duration,
+    needs: Needs,
     /// When what was taken in must be written.
     waiting: Option<Instant>,
     /// Somebody asked for a recording of the last.
@@ -223,6 +232,12 @@ impl Recorder {
             stacks: arguments.stacks.level().is_any().then(|| Arc::clone(stream.stacks())),
             judges: !arguments.no_rules,
             settle: arguments.settle,
+            // A file that stays the only one is open by now.
+            needs: if arguments.keep.is_some() || arguments.last.is_some() {
+                arguments.needs()
+            } else {
+                Needs::NOTHING
+            },
             waiting: None,
             asked,
             due: None,
@@ -328,6 +343,10 @@ impl Consumer for Recorder {
             Keeper::Files(files) => files.flush(),
             Keeper::Flight(_) => Ok(()),
         }
+    }
+
+    fn needs(&self) -> Needs {
+        self.needs.clone()
     }
 
     fn settled_at(&self) -> Option<Instant> {

@@ -19,6 +19,7 @@ use crate::{
     model::{Violation, span::Span},
     output::Output,
     report::Report as Collected,
+    sandbox::Needs,
     source::live::StackLevel,
 };
 
@@ -71,7 +72,7 @@ impl Report {
             bail!("`--pid command` stands for the command after `--`, and there is none");
         }
         let output = Output::create(&self.output)?;
-        let source = source::open(&options, &options.select.events)?;
+        let source = source::open(&options, &options.select.events, &Needs::NOTHING)?;
         let drive = Drive { stop: &options.stop, program, followed };
         drive.run(source, |stream| {
             Ok(Flow::new(stream, filter, options.stop.count, ToPage { report: Collected::default(), output }))

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     output::{Exit, Output, Reason, Start, is_closed_pipe, quoted},
+    sandbox::{self, Grant},
     source::{self, Source, Stream, live::hurry},
 };
 
@@ -69,7 +70,8 @@ impl<'a> Run<'a> {
         drive.run(source, |stream| {
             let info = Arc::clone(stream.info());
             let stacks = options.output.stacks.level.is_any().then(|| Arc::clone(stream.stacks()));
-            let mut session = Session::new(options, &info, stacks, filter, output, judging);
+            let session = Session::new(options, &info, stacks, filter, output, judging);
+            let mut session = session.waiting_by(stream.waits().cloned());
             let command = command_words(&options.stop);
             let start = Start { info: &info, topics: &options.select.events, command: &command };
             session.start(&start)?;
@@ -152,6 +154,20 @@ impl Drive<'_> {
         // Not before the command is started, which would inherit it.
         if stream.is_live() {
             hurry();
+        }
+        // The command has what its caller had; from here on, we have not.
+        let mut needs = stream.needs().and_all(consumer.needs());
+        if workload.is_some() {
+            needs = needs.and(Grant::Command);
+        }
+        if followed {
+            // Whose parent somebody is, is in procfs.
+            needs = needs.and(Grant::Read);
+        }
+        if let Err(error) = sandbox::enter(&needs) {
+            failed.get_or_insert(error);
+            ending.get_or_insert(Reason::Error);
+            control.stop();
         }
         let deadline = stop.duration.and_then(|duration| Instant::now().checked_add(duration));
         // Until when to watch on after the command's end.

@@ -17,7 +17,8 @@ use crate::{
     metrics::DeviceLimit,
     model::{RuleId, RuleSet, span::Topic},
     output::{Format, TimeForm},
-    serve::{Control, Exporter, MonitorOptions, ServeOptions, Unprivileged, drop_privileges},
+    sandbox::{self, Grant, Needs},
+    serve::{Control, Exporter, MonitorOptions, ServeOptions},
     source::spawn,
 };
 
@@ -125,6 +126,15 @@ impl ServeArgs {
         })
     }
 
+    /// What serving takes.
+    fn needs(&self) -> Needs {
+        // The configuration is read again when it is asked for, and what this process costs is in procfs.
+        let needs = Needs::NOTHING.and(Grant::Read).and(Grant::Serve).and(Grant::Notify);
+        #[cfg(feature = "otlp")]
+        let needs = if self.otlp.is_some() { needs.and(Grant::Connect) } else { needs };
+        needs
+    }
+
     fn consumer(&self) -> ConsumerOptions {
         ConsumerOptions {
             select: SelectArgs { events: self.events.clone(), ..SelectArgs::default() },
@@ -149,13 +159,11 @@ impl Serve {
         log::to_stderr(arguments.live.verbose);
         // What can be wrong shows before a probe is attached.
         let exporter = Exporter::bind(arguments.options()?)?;
-        let source = source::open(&arguments.consumer(), &arguments.events)?;
-        if arguments.stacks.level.is_any() {
-            source.stacks().prepare();
-        }
-        let stream = spawn(Box::new(Unprivileged::new(source)))?;
-        // Capabilities belong to threads: every other one is started by this one, and has none.
-        drop_privileges().context("cannot drop the privileges that are not needed any more")?;
+        let needs = arguments.needs();
+        let source = source::open(&arguments.consumer(), &arguments.events, &needs)?;
+        let stream = spawn(source)?;
+        // Every thread but the source's reader is started by this one, and has no more than it has.
+        sandbox::enter(&needs.and_all(stream.needs()))?;
         complain("listening", &exporter.url()?);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -13,7 +13,7 @@ use crate::{
         TextOptions, TextSink, Unjudged, Watched,
     },
     probes::Verdict,
-    source::{Batch, Frame, SourceInfo, Stacks},
+    source::{Batch, Frame, SourceInfo, Stacks, StepWaits, Waits},
 };
 
 /// How long written lines may wait when the output is no terminal.
@@ -48,6 +48,7 @@ pub struct Session {
     tally: Tally,
     sink: Box<dyn Sink>,
     stacks: Option<Arc<dyn Stacks>>,
+    waits: Option<Arc<dyn Waits>>,
     limit: Option<u64>,
     shown: u64,
     /// The events' clock, as far as it is known.
@@ -92,6 +93,7 @@ impl Session {
             tally: Tally::default(),
             processes: Descendants::none(),
             stacks,
+            waits: None,
             sink: sink(options, info, output, judging.is_none()),
             judging,
             info: Arc::clone(info),
@@ -104,6 +106,12 @@ impl Session {
             terminal,
             waiting: None,
         }
+    }
+
+    /// Has it tell what is waited for the sake of the trace.
+    #[must_use]
+    pub fn waiting_by(self, waits: Option<Arc<dyn Waits>>) -> Self {
+        Session { waits, ..self }
     }
 
     /// Says what is about to be traced, at once: the command may write to the same terminal or pipe.
@@ -229,6 +237,19 @@ impl Session {
         Mirrored { lookup: lookup.map(|histogram| Percentiles::of(histogram, histogram.max())), ..self.mirrored }
     }
 
+    /// What was waited at each step; of a recording only where and how long each time.
+    fn stretched(&self) -> Vec<StepWaits> {
+        let announced = self.info.stretched.iter();
+        self.waits.as_ref().map_or_else(
+            || {
+                announced
+                    .map(|of| StepWaits { step: of.step.clone(), wait_ns: of.wait_ns, ..StepWaits::default() })
+                    .collect()
+            },
+            |waits| waits.waits(),
+        )
+    }
+
     fn judged(&self, judging: &Judging) -> Judged {
         let (counts, mirror, judgements) = (self.model.counts(), self.model.mirror(), self.model.judgements());
         let (errors, warnings) = self.tally.violations();
@@ -249,6 +270,7 @@ impl Session {
                 ..self.tally.watched()
             },
             features: self.info.features.clone(),
+            stretched: self.stretched(),
             unjudged: judgements
                 .unjudged
                 .iter()

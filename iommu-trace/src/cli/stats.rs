@@ -1,12 +1,6 @@
 //! `iommu-trace stats`: what happened, in one screen; or what differs between two recordings.
 
-use std::{
-    ffi::OsString,
-    fmt::Write as _,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{ffi::OsString, fmt::Write as _, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
@@ -24,6 +18,8 @@ use crate::{
     event::Event,
     model::{Violation, span::Span},
     output::{Format, Output},
+    recording::Opened,
+    sandbox::{self, Needs},
     source::Source,
 };
 
@@ -71,16 +67,12 @@ pub struct StatsArgs {
 }
 
 impl StatsArgs {
-    fn consumer(&self, file: Option<&Path>) -> ConsumerOptions {
-        let from = FromArgs {
-            from: file.map(Path::to_owned).or_else(|| self.live.from.from.clone()),
-            ..self.live.from.clone()
-        };
+    fn consumer(&self) -> ConsumerOptions {
         ConsumerOptions {
             select: self.select.clone(),
             stop: self.stop.clone(),
             output: OutputArgs::default(),
-            live: LiveArgs { from, ..self.live.clone() },
+            live: self.live.clone(),
         }
     }
 
@@ -114,15 +106,19 @@ impl Stats {
         }
         refuse_same_file(&arguments.live.from, arguments.output.as_deref())?;
         let mut output = Output::open(arguments.output.as_ref())?;
-        let of = |file: Option<&Path>| {
-            let options = arguments.consumer(file);
-            arguments.collect(source::open_filtered(&options, &options.select.events, &filter)?)
+        let live = || {
+            let options = arguments.consumer();
+            arguments.collect(source::open_filtered(&options, &options.select.events, &Needs::NOTHING, &filter)?)
         };
         let palette = output.palette();
         let mut text = String::new();
         let code = match &arguments.files[..] {
             [a, b] => {
-                let ((Some(a), _), (Some(b), code)) = (of(Some(a))?, of(Some(b))?) else {
+                // Both are opened before anything is read of either: nothing can be opened then.
+                let (a, b) = (Opened::at(a)?, Opened::at(b)?);
+                sandbox::enter(&Needs::NOTHING)?;
+                let of = |file: Opened| arguments.collect(Box::new(file.read()?));
+                let ((Some(a), _), (Some(b), code)) = (of(a)?, of(b)?) else {
                     return Ok(ExitCode::SUCCESS);
                 };
                 let comparison = Comparison::new(a, b);
@@ -133,7 +129,10 @@ impl Stats {
                 code
             }
             files => {
-                let (document, code) = of(files.first().map(PathBuf::as_path))?;
+                let (document, code) = match files.first() {
+                    Some(file) => arguments.collect(Box::new(source::recorded(file, &Needs::NOTHING)?))?,
+                    None => live()?,
+                };
                 let Some(document) = document else { return Ok(code) };
                 match arguments.format {
                     Format::Text => document.write_text(palette, &mut text)?,

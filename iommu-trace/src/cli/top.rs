@@ -23,8 +23,9 @@ use crate::{
         ModelOptions,
         span::{Span, Topic},
     },
-    output::{CommandEnd, quoted},
-    recording::{self, Header, Recording, Target, Tee},
+    output::{CommandEnd, Target, quoted},
+    recording::{self, Header, Tee},
+    sandbox::{self, Grant, Needs},
     source::{
         self, Source,
         live::{self, Groups, LiveOptions},
@@ -92,6 +93,9 @@ pub struct Top {
     live: LiveArgs,
 }
 
+/// Where states are saved.
+const SAVE_TO: &str = ".";
+
 /// A speed that a recording can be played at.
 fn speed(text: &str) -> Result<f64, String> {
     let speed = text.trim_end_matches('x').parse().ok().filter(|speed| (1.0 / 64.0..=1024.0).contains(speed));
@@ -108,10 +112,10 @@ impl Top {
         if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
             bail!("`top` needs a terminal on standard input and output; `iommu-trace trace` writes to files and pipes");
         }
-        let output = self
-            .command_output
-            .as_ref()
-            .map(|path| std::fs::File::create(path).with_context(|| format!("cannot create {}", quoted(path))));
+        let output = self.command_output.as_ref().map(|path| {
+            let create = || Target::new(path)?.emptied();
+            create().with_context(|| format!("cannot create {}", quoted(path)))
+        });
         let output = output.transpose()?;
         // The screen is taken: what the tracer says of itself would be drawn into it.
         let verbose = if io::stderr().is_terminal() { 0 } else { self.live.verbose };
@@ -131,6 +135,11 @@ impl Top {
         runtime.block_on(self.show(opened, filter, program, output))
     }
 
+    /// What the dashboard needs: it looks at its own cost, saves states, and is stopped from the shell.
+    fn needs() -> Needs {
+        Needs::NOTHING.and(Grant::Read).and(Grant::Stop).and_creating([Path::new(SAVE_TO).join("any").as_path()])
+    }
+
     /// The running kernel.
     fn running(&self, verbose: u8) -> anyhow::Result<Opened> {
         let (mut live, mut topics) = (self.live.clone(), self.select.events.clone());
@@ -140,7 +149,7 @@ impl Top {
         live.settle_sums(&mut topics, true);
         topics.sort_unstable();
         topics.dedup();
-        let target = self.live.from.record.as_deref().map(Target::new).transpose()?;
+        let target = self.live.from.record.as_deref().map(recording::target).transpose()?;
         let mut source = live::open(&LiveOptions {
             topics: topics.clone(),
             stacks: self.stacks.level(),
@@ -151,6 +160,7 @@ impl Top {
             sums: live.sums,
             // Another filter may be asked for while it runs.
             groups: Groups::All,
+            ..LiveOptions::default()
         })?;
         if let Some(target) = target {
             let words: Vec<String> = self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -162,7 +172,13 @@ impl Top {
 
     /// A recording, to be played.
     fn recorded(&self, path: &Path) -> anyhow::Result<Opened> {
-        let mut recording = Recording::open(path)?;
+        let (opened, again) = {
+            let opened = recording::Opened::at(path)?;
+            let again = opened.again()?;
+            (opened, again)
+        };
+        sandbox::enter(&Self::needs())?;
+        let mut recording = opened.read()?;
         if !recording.is_seekable() {
             bail!("cannot play {}: `top` goes back and forth in a recording, and so needs a file", quoted(path));
         }
@@ -171,8 +187,8 @@ impl Top {
         let times = recording.index()?.times();
         let from = times.map_or(info.started_ns, |(first, _)| first.min(info.started_ns));
         let to = times.map(|(_, last)| last);
-        let name = path.to_owned();
-        let player = Player::new(Box::new(move || recording::open(&name)), from, to, self.speed);
+        let open = move || anyhow::Ok(Box::new(again.again()?.read()?) as Box<dyn Source>);
+        let player = Player::new(Box::new(open), from, to, self.speed);
         Ok(Opened { source: player.play_from(from)?, topics: topics.collect(), player: Some(player) })
     }
 
@@ -199,7 +215,6 @@ impl Top {
             World::new(Arc::clone(&info), topics.clone(), options).showing(Box::new(wanted))
         };
         let world = Arc::new(tokio::sync::Mutex::new(fresh()));
-        let engine = Engine::start(stream, Arc::clone(&world))?;
         let workload = match program {
             Some(program) => {
                 let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,6 +228,10 @@ impl Top {
             }
             None => None,
         };
+        // The command has what its caller had; from here on, we have not.
+        let needs = Self::needs().and_all(stream.needs());
+        sandbox::enter(&if workload.is_some() { needs.and(Grant::Command) } else { needs })?;
+        let engine = Engine::start(stream, Arc::clone(&world))?;
         let ui = Ui { ascii: self.ascii || !speaks_unicode(), colour: has_colour(), ..Ui::default() };
         let dashboard = Dashboard {
             world,
@@ -221,7 +240,7 @@ impl Top {
             fresh: Box::new(fresh),
             ui,
             interval: self.interval,
-            save_to: PathBuf::from("."),
+            save_to: PathBuf::from(SAVE_TO),
         };
         match workload {
             None => {

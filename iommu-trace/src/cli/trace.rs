@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{ConsumerOptions, complain, log, run::Run, source};
-use crate::kernel;
+use crate::{kernel, sandbox::Needs};
 
 /// Print attachments, page faults and what belongs to them as they happen.
 ///
@@ -33,7 +33,7 @@ impl Trace {
         if options.live.from.from.is_none() {
             warn_of_the_unknown(&run, options);
         }
-        let source = source::open_filtered(options, &options.select.events, run.filter())?;
+        let source = source::open_filtered(options, &options.select.events, &Needs::NOTHING, run.filter())?;
         run.consume(source)
     }
 }

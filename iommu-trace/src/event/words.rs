@@ -1,6 +1,6 @@
 //! Addresses and names, as the kernel has them.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use iommu_trace_common::{COMM_LEN, NAME_LEN};
 use serde::{Serialize, Serializer};
@@ -86,18 +86,43 @@ impl<const N: usize> Text<N> {
     }
 }
 
-/// Safe to print anywhere: control characters and bytes that are no UTF-8 are escaped.
+/// Whether a character shows as itself, in its own place: no control character, nothing that turns the direction of what stands beside
+/// it, nothing invisible, no line separator, no mark on the character before it.
+#[must_use]
+pub fn is_harmless(c: char) -> bool {
+    // What Rust does not print in a debugging output, but for what it only quotes.
+    c.is_ascii_graphic() || c == ' ' || (!c.is_ascii() && c.escape_debug().len() == 1)
+}
+
+/// A text with what a terminal would obey, and what would change how the rest of a line looks, escaped.
+#[must_use]
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_harmless) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        push_harmless(&mut safe, c);
+    }
+    Cow::Owned(safe)
+}
+
+fn push_harmless(safe: &mut String, c: char) {
+    if is_harmless(c) {
+        safe.push(c);
+    } else {
+        safe.extend(c.escape_default());
+    }
+}
+
+/// Safe to print anywhere: what [`is_harmless`] does not hold for, and bytes that are no UTF-8, are escaped.
 impl<const N: usize> fmt::Display for Text<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write as _;
         let mut safe = String::with_capacity(N);
         for chunk in self.as_bytes().utf8_chunks() {
             for c in chunk.valid().chars() {
-                if c.is_control() {
-                    safe.extend(c.escape_default());
-                } else {
-                    safe.push(c);
-                }
+                push_harmless(&mut safe, c);
             }
             for byte in chunk.invalid() {
                 write!(safe, "\\x{byte:02x}")?;
@@ -116,5 +141,31 @@ impl<const N: usize> fmt::Debug for Text<N> {
 impl<const N: usize> Serialize for Text<N> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_obeyed_or_would_hide_is_escaped_and_nothing_else() {
+        for text in ["0000:00:02.0", "irq/24-mock", "naïve", "日本語", "a\"b\\c'd<e>&", "x y"] {
+            assert_eq!(harmless(text), text);
+        }
+        for (text, safe) in [
+            ("a\u{1b}[2Jb", "a\\u{1b}[2Jb"),
+            ("a\r\nb\tc\u{7f}", "a\\r\\nb\\tc\\u{7f}"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("\u{202e}txt.exe\u{2066}", "\\u{202e}txt.exe\\u{2066}"),
+            ("a\u{200b}b\u{2028}c\u{feff}", "a\\u{200b}b\\u{2028}c\\u{feff}"),
+            ("e\u{301}\u{489}", "e\\u{301}\\u{489}"),
+            ("\u{e0041}\u{ad}\u{a0}", "\\u{e0041}\\u{ad}\\u{a0}"),
+        ] {
+            assert_eq!(harmless(text), safe);
+        }
+        let mut bytes = [0; NAME_LEN];
+        bytes[..5].copy_from_slice(b"a\xff\x1b\xc3(");
+        assert_eq!(Text(bytes).to_string(), "a\\xff\\u{1b}\\xc3(");
     }
 }

@@ -1,8 +1,7 @@
 //! One table as a Parquet file: rows in, column by column out.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +14,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 
-use crate::output::quoted;
+use crate::output::{create_new, quoted};
 
 /// Rows that are written at once.
 const GROUP: usize = 64 * 1024;
@@ -105,7 +104,7 @@ impl Table {
             message.push('}');
             let schema = parse_message_type(&message).with_context(|| format!("the schema of {name} is wrong"))?;
             let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            let file = create_new(&path);
             let file = file.with_context(|| format!("cannot create {}", quoted(&path)))?;
             let writer = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties))
                 .with_context(|| format!("cannot write to {}", quoted(&path)))?;

@@ -68,6 +68,18 @@ impl Types {
         Ok(types)
     }
 
+    /// From the bytes of vmlinux's BTF, and of a module's by its name.
+    pub fn from_bytes(vmlinux: &[u8], modules: &[(&'static str, &[u8])]) -> anyhow::Result<Types> {
+        let vmlinux = Btf::parse(vmlinux.to_vec(), None).context("cannot read the kernel's types")?;
+        let mut types = Types { vmlinux, modules: BTreeMap::new() };
+        for &(module, bytes) in modules {
+            let split = Btf::parse(bytes.to_vec(), Some(&types.vmlinux))
+                .with_context(|| format!("cannot read the types of module {module}"))?;
+            types.modules.insert(module, split);
+        }
+        Ok(types)
+    }
+
     /// Reads the modules' types again: one has come or gone.
     pub fn reload(&mut self, dir: &Path) -> anyhow::Result<()> {
         self.modules.clear();

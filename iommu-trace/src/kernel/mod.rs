@@ -7,6 +7,7 @@ mod late;
 mod offsets;
 pub mod privileges;
 mod symbols;
+pub mod testing;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,10 @@ use std::{
 
 use iommu_trace_common::{Field, NO_ID, ProbeId, Settings};
 
-use crate::{event::FAULT_PAGE_REQ, model::Features};
+use crate::{
+    event::{FAULT_PAGE_REQ, harmless},
+    model::Features,
+};
 
 pub use btf::{AttachTarget, MODULE, Prototype, TargetKind, Types};
 pub use late::{Presence, in_use};
@@ -169,7 +173,7 @@ fn file_name(path: &Path) -> String {
 }
 
 fn sysctl(what: &str, path: &str) -> String {
-    fs::read_to_string(path).map_or_else(|_| format!("unknown {what}"), |text| text.trim().to_owned())
+    fs::read_to_string(path).map_or_else(|_| format!("unknown {what}"), |text| harmless(text.trim()).into_owned())
 }
 
 fn machine() -> String {

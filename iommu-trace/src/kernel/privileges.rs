@@ -1,6 +1,8 @@
 //! What this process may do, and what is to be said when it is not enough.
 
-use std::fs;
+use std::{fs, path::Path};
+
+use crate::event::harmless;
 
 /// A capability that tracing wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,62 @@ impl Capability {
 /// What to do about a missing one.
 pub const REMEDY: &str = "run as root, or: setcap cap_bpf,cap_perfmon,cap_syslog+ep /path/to/iommu-trace";
 
+/// The switch that lets those without `CAP_BPF` load programs of some kinds. None of ours is of these kinds.
+const UNPRIVILEGED: &str = "proc/sys/kernel/unprivileged_bpf_disabled";
+/// Where the kernel tells how far it is locked down.
+const LOCKDOWN: &str = "sys/kernel/security/lockdown";
+
+/// What `kernel.unprivileged_bpf_disabled` is below `root`, and that it does not help; `None` where the kernel has none.
+#[must_use]
+pub fn unprivileged_bpf(root: &Path) -> Option<String> {
+    let value = fs::read_to_string(root.join(UNPRIVILEGED)).ok()?;
+    let means = match value.trim() {
+        "0" => "anyone may load programs that filter their own sockets",
+        "1" => "nobody without CAP_BPF may load any program, until the next boot",
+        "2" => "nobody without CAP_BPF may load any program",
+        _ => "what that means is not known",
+    };
+    Some(format!("kernel.unprivileged_bpf_disabled is {}: {means}", harmless(value.trim())))
+}
+
+/// How far a kernel is locked down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Not, or the kernel knows of none.
+    None,
+    /// Nobody may change the kernel, which tracing does not.
+    Integrity,
+    /// Nobody may read its memory, either.
+    Confidentiality,
+}
+
+impl Lockdown {
+    /// Of the kernel whose sysfs is below `root`.
+    #[must_use]
+    pub fn of(root: &Path) -> Lockdown {
+        let modes = fs::read_to_string(root.join(LOCKDOWN)).unwrap_or_default();
+        // The one that holds is in brackets.
+        match modes.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
+            Some(("integrity", _)) => Lockdown::Integrity,
+            Some(("confidentiality", _)) => Lockdown::Confidentiality,
+            _ => Lockdown::None,
+        }
+    }
+
+    /// What it costs and what to do, where it is in the way.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        (*self == Lockdown::Confidentiality).then(|| {
+            format!("this kernel is locked down for confidentiality: {LOCKDOWN_COST}. To do: {LOCKDOWN_REMEDY}")
+        })
+    }
+}
+
+/// What a lockdown for confidentiality costs.
+pub const LOCKDOWN_COST: &str = "BPF programs may not read kernel memory, nor kprobes be set, whoever asks";
+/// What to do about it.
+pub const LOCKDOWN_REMEDY: &str = "boot with lockdown=integrity or none; until then it cannot be lowered";
+
 /// How a capability is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -107,13 +165,17 @@ impl Privileges {
     }
 }
 
-/// Adds to an error of tracing which privilege is missing, where one is.
+/// Adds to an error of tracing which privilege is missing, where one is, and whether the kernel is locked down.
 #[must_use]
 pub fn explain(error: anyhow::Error) -> anyhow::Error {
-    match Privileges::running().and_then(Privileges::complaint) {
-        Some(complaint) => error.context(complaint),
-        None => error,
+    let root = Path::new("/");
+    let running = Privileges::running();
+    let mut said: Vec<String> = running.and_then(Privileges::complaint).into_iter().collect();
+    if running.is_some_and(|privileges| privileges.holds(Capability::Bpf) == Held::No) {
+        said.extend(unprivileged_bpf(root).map(|switch| format!("{switch}, and tracing takes CAP_BPF in any case")));
     }
+    said.extend(Lockdown::of(root).complaint());
+    if said.is_empty() { error } else { error.context(said.join(". ")) }
 }
 
 #[cfg(test)]
@@ -134,6 +196,39 @@ mod tests {
         assert!(complaint("0000004400000000").starts_with("CAP_BPF is not held: "));
         let none = complaint("0000000000000000");
         assert!(none.contains("CAP_BPF is") && none.contains("; CAP_PERFMON is") && none.contains("setcap"), "{none}");
+    }
+
+    #[test]
+    fn a_lockdown_is_in_the_way_where_memory_may_not_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Lockdown::of(dir.path()), Lockdown::None, "a kernel without");
+        let file = dir.path().join(LOCKDOWN);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let tried = [
+            ("[none] integrity confidentiality\n", Lockdown::None, false),
+            ("none [integrity] confidentiality\n", Lockdown::Integrity, false),
+            ("none integrity [confidentiality]\n", Lockdown::Confidentiality, true),
+            ("[", Lockdown::None, false),
+        ];
+        for (text, lockdown, complains) in tried {
+            fs::write(&file, text).unwrap();
+            let found = Lockdown::of(dir.path());
+            assert_eq!((found.complaint().is_some(), &found), (complains, &lockdown), "{text}");
+        }
+        assert!(Lockdown::Confidentiality.complaint().unwrap().contains("lockdown=integrity"));
+    }
+
+    #[test]
+    fn the_switch_is_told_with_what_it_means() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(unprivileged_bpf(dir.path()), None);
+        let file = dir.path().join(UNPRIVILEGED);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        for (value, means) in [("0\n", "anyone may load"), ("1\n", "until the next boot"), ("2\n", "without CAP_BPF")] {
+            fs::write(&file, value).unwrap();
+            let told = unprivileged_bpf(dir.path()).unwrap();
+            assert!(told.contains(means) && told.contains(&format!("disabled is {}:", value.trim())), "{told}");
+        }
     }
 
     #[test]

@@ -28,10 +28,16 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Reads the running kernel's symbols; empty where addresses are hidden from this user (`kptr_restrict`).
-    pub fn running() -> anyhow::Result<Symbols> {
-        let file = File::open(KALLSYMS).with_context(|| format!("cannot open {KALLSYMS}"))?;
-        Symbols::parse(file).with_context(|| format!("cannot read {KALLSYMS}"))
+    /// Opens the running kernel's table. Whether it shows addresses is decided now, by who opens it (`kallsyms_open()`), and
+    /// not when it is read.
+    pub fn open() -> anyhow::Result<File> {
+        File::open(KALLSYMS).with_context(|| format!("cannot open {KALLSYMS}"))
+    }
+
+    /// Reads the running kernel's symbols from its open table; empty where addresses are hidden from who opened it
+    /// (`kptr_restrict`).
+    pub fn read(table: File) -> anyhow::Result<Symbols> {
+        Symbols::parse(table).with_context(|| format!("cannot read {KALLSYMS}"))
     }
 
     /// The address of one symbol of the running kernel.
@@ -98,7 +104,7 @@ impl Symbols {
     }
 }
 
-fn find(table: impl Read, name: &str) -> std::io::Result<Address> {
+pub(super) fn find(table: impl Read, name: &str) -> std::io::Result<Address> {
     let mut lines = BufReader::with_capacity(1 << 16, table);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
@@ -112,7 +118,7 @@ fn find(table: impl Read, name: &str) -> std::io::Result<Address> {
     Ok(Address::Absent)
 }
 
-fn find_copy(table: impl Read, name: &str) -> Option<String> {
+pub(super) fn find_copy(table: impl Read, name: &str) -> Option<String> {
     let mut lines = BufReader::with_capacity(1 << 16, table);
     let mut line = Vec::new();
     let mut copies = Vec::new();
@@ -143,7 +149,11 @@ struct Line<'a> {
     module: Option<String>,
 }
 
+/// A name with anything in it that is not to be printed is none of the kernel's.
 fn parse_line(line: &[u8]) -> Option<Line<'_>> {
+    if !line.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        return None;
+    }
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.split_ascii_whitespace();
     let addr = u64::from_str_radix(words.next()?, 16).ok()?;
@@ -163,6 +173,7 @@ ffffffff81000100 t iommu_map
 ffffffff81000180 d some_data
 ffffffffc0200000 t iommufd_device_bind\t[iommufd]
 nonsense
+ffffffff81000190 t \x1b[2Jcleared
 0000000000000000 T hidden
 ";
 

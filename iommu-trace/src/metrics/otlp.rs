@@ -23,7 +23,7 @@ pub fn request(snapshot: &Snapshot) -> ExportMetricsServiceRequest {
     let times = Times { since: nanoseconds(snapshot.since), at: nanoseconds(snapshot.at) };
     let scope = InstrumentationScope {
         name: "iommu-trace".into(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::version::VERSION.into(),
         ..InstrumentationScope::default()
     };
     let metrics = snapshot.families.iter().map(|family| metric(family, times)).collect();
@@ -53,7 +53,7 @@ fn attribute(key: &str, value: &str) -> KeyValue {
 /// Who tells it: the semantic conventions' names of what the kernel's metric has.
 fn resource(snapshot: &Snapshot) -> Vec<KeyValue> {
     let mut attributes =
-        vec![attribute("service.name", "iommu-trace"), attribute("service.version", env!("CARGO_PKG_VERSION"))];
+        vec![attribute("service.name", "iommu-trace"), attribute("service.version", crate::version::VERSION)];
     let kernel = snapshot.family(Id::Kernel).and_then(|family| family.points.first());
     if let Some([release, machine, host]) = kernel.map(|point| point.labels.as_slice()) {
         attributes.push(attribute("service.instance.id", host));

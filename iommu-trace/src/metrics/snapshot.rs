@@ -147,7 +147,7 @@ impl Watcher {
 
     fn about_the_source(&self, look: &Look<'_>, points: &mut Points) {
         let info = look.info;
-        points.add(Id::Build, [env!("CARGO_PKG_VERSION")], Value::Labels);
+        points.add(Id::Build, [crate::version::VERSION], Value::Labels);
         points.add(Id::Kernel, [&info.kernel, &info.machine, &info.host], Value::Labels);
         points.count(Id::SourceUp, [], u64::from(look.up));
         for (verdict, name) in [

@@ -54,12 +54,13 @@ impl Model {
         let About::Device(device) = &call.about else { return };
         let span = DeviceSpan { group: self.mirror.group_id(device), device: device.name, ret: Some(ret) };
         if ret == 0 {
+            let outermost = self.mirror.device_mut(device.ptr).filter(|known| known.reset.depth == 0);
+            let outermost = outermost.map(|known| known.reset.blocks = recovering.map(|devices| devices > 0)).is_some();
             self.learn_reset(device);
             if let Some(known) = self.mirror.device_mut(device.ptr) {
                 known.reset.depth = known.reset.depth.saturating_add(1);
-                if known.reset.depth == 1 {
+                if outermost {
                     known.reset.prepared = Some(Evidence::of(event, "reset prepare"));
-                    known.reset.blocks = recovering.map(|devices| devices > 0);
                 }
             }
             if let Some(group) = self.mirror.group_mut(device.group) {
@@ -86,13 +87,15 @@ impl Model {
         }
     }
 
-    /// An attach succeeds only when no device of its group is being reset: from then on the depth is known.
+    /// An attach succeeds only when no device of its group is blocked by its reset: from then on the depth is known of those
+    /// that a reset blocks. One without ATS is left alone, and may be in the midst of its own.
     fn learn_reset(&mut self, device: &DeviceRef) {
         let unblocked = self.mirror.group(device.group).and_then(|group| group.unblocked);
         let Some(known) = self.mirror.device_mut(device.ptr) else { return };
         let last = known.reset.done.max_ts(known.reset.prepared);
         if known.reset.known_since.is_none()
             && known.reset.depth == 0
+            && known.reset.blocks == Some(true)
             && let Some(unblocked) = unblocked.filter(|&unblocked| unblocked > last)
         {
             known.reset.known_since = Some(unblocked);

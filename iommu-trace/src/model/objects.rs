@@ -149,10 +149,7 @@ impl Model {
         let op = IommufdOp { device, ..*op };
         if op.ret == 0 {
             self.mirror.learn(&device);
-            self.mirror.idevs.remove(&op.idev);
-            if let Some(idev) = self.mirror.idev_mut(&op) {
-                idev.bound = Some(Evidence::of(event, "bind"));
-            }
+            self.mirror.idev_bound(&op, Evidence::of(event, "bind"));
         }
         self.tell_iommufd(call, event, &op, op.ret, effects);
     }

@@ -1,11 +1,14 @@
 //! Where the output goes: standard output or a file, buffered, with its name in every error.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, IsTerminal as _, Write},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
+
+use anyhow::Context as _;
+
+use super::{Target, target::quoted};
 
 /// A failed write or flush.
 #[derive(Debug, thiserror::Error)]
@@ -51,14 +54,16 @@ impl Output {
 
     /// A new file that its owner alone may read, in place of the one that may be there. `-` is standard output.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
-        if path == Path::new("-") {
-            return Ok(Output::stdout());
-        }
-        let file = create_unlinked(path).map_err(|error| {
-            anyhow::Error::new(error).context(format!("cannot create the output file {}", quoted(path)))
-        })?;
-        let terminal = file.is_terminal();
-        Ok(Output::new(quoted(path), To::File(file), terminal))
+        let create = || {
+            let target = Target::new(path)?;
+            if target == Target::Stdout {
+                return Ok(Output::stdout());
+            }
+            let file = target.emptied()?;
+            let terminal = file.is_terminal();
+            io::Result::Ok(Output::new(target.name(), To::File(file), terminal))
+        };
+        create().with_context(|| format!("cannot create the output file {}", quoted(path)))
     }
 
     /// The file at `path`, or standard output without one.
@@ -148,70 +153,9 @@ impl Write for Output {
     }
 }
 
-/// A path for a message: quoted, with what cannot be printed escaped.
-pub(crate) fn quoted(path: &Path) -> String {
-    format!("\"{}\"", path.to_string_lossy().escape_debug())
-}
-
-/// Creates a file, or empties the one that is there, but never through a symbolic link: who may write to the directory could
-/// have laid one to a file of the user's. A link to a terminal, a pipe or another device, as `/dev/stdout` is, harms nothing.
-fn create_unlinked(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    match options.clone().create(true).truncate(true).custom_flags(libc::O_NOFOLLOW).open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {}
-        opened => return opened,
-    }
-    // What was opened is looked at, and not what the link says meanwhile.
-    let file = options.open(path)?;
-    if file.metadata()?.is_file() {
-        if !is_inherited(path) {
-            return Err(io::Error::other("it is a symbolic link, which is not followed: name the file itself"));
-        }
-        file.set_len(0)?;
-    }
-    Ok(file)
-}
-
-/// Whether a link stands for a file that we were started with, as `/dev/stdout` and `/dev/fd/3` do.
-fn is_inherited(link: &Path) -> bool {
-    let of_procfs = |path: &Path| path.starts_with("/proc");
-    let directory = link.parent().and_then(|directory| directory.canonicalize().ok());
-    directory.is_some_and(|directory| of_procfs(&directory)) || fs::read_link(link).is_ok_and(|to| of_procfs(&to))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
-
     use super::*;
-
-    #[test]
-    fn a_new_file_is_for_its_owner_and_a_link_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let [file, victim, link] = ["new", "victim", "link"].map(|name| dir.path().join(name));
-        drop(Output::create(&file).unwrap());
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(&victim, "precious").unwrap();
-        symlink(&victim, &link).unwrap();
-        let told = format!("{:#}", Output::create(&link).err().unwrap());
-        assert!(told.contains("symbolic link, which is not followed"), "{told}");
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-        // Nor is one made where it points to.
-        fs::remove_file(&victim).unwrap();
-        assert!(Output::create(&link).is_err() && !victim.exists());
-    }
-
-    #[test]
-    fn a_link_to_a_device_is_as_good_as_the_device() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("null");
-        symlink("/dev/null", &link).unwrap();
-        Output::create(&link).unwrap().write_all(b"line\n").unwrap();
-        let file = tempfile::tempfile().unwrap();
-        let inherited = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        Output::create(Path::new(&inherited)).unwrap();
-    }
 
     #[test]
     fn a_full_disk_is_an_error_that_names_the_file() {

@@ -10,7 +10,7 @@ use crate::{
         Features, Violation,
         span::{Span, SpanKind, Topic},
     },
-    probes::ProbeStatus,
+    probes::{ProbeStatus, stretch::Stretched},
     source::Frame,
 };
 
@@ -39,6 +39,7 @@ struct StartLine<'a> {
     command: &'a [String],
     features: &'a Features,
     probes: &'a [ProbeStatus],
+    stretched: &'a [Stretched],
 }
 
 #[derive(Serialize)]
@@ -98,7 +99,7 @@ impl<W: Write> Sink for JsonSink<W> {
             event: "start",
             time: self.clock.rfc3339(info.started_ns),
             schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION"),
+            version: crate::version::VERSION,
             kernel: &info.kernel,
             machine: &info.machine,
             host: &info.host,
@@ -107,6 +108,7 @@ impl<W: Write> Sink for JsonSink<W> {
             command: start.command,
             features: &info.features,
             probes: &info.probes,
+            stretched: &info.stretched,
         })
     }
 

@@ -5,7 +5,10 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::{Palette, latencies::Percentiles, palette::Painted, units::nanoseconds};
-use crate::model::{Features, RuleId};
+use crate::{
+    model::{Features, RuleId},
+    source::StepWaits,
+};
 
 /// The mirror's own answers to what the kernel looks up for each fault, timed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,6 +36,8 @@ pub struct Judged {
     pub watched: Watched,
     /// How this kernel treats handles, and what of it is probed.
     pub features: Features,
+    /// What the kernel was made to wait, where that was asked for.
+    pub stretched: Vec<StepWaits>,
     /// What looked like a violation and could not be judged.
     pub unjudged: Vec<Unjudged>,
     /// Rules that could not be judged at all.
@@ -174,6 +179,16 @@ impl Judged {
         list(text, "absent", &self.absent)?;
         for broken in &self.broken {
             writeln!(text, "  {:<9} {}", "broken", Painted(palette.warn, broken))?;
+        }
+        for step in &self.stretched {
+            let told = match (step.waits, step.waited_ns) {
+                (Some(waits), Some(ns)) => {
+                    let times = if waits == 1 { "once".to_owned() } else { format!("{waits} times") };
+                    format!("{}, {times}, {} in all", nanoseconds(step.wait_ns), nanoseconds(ns))
+                }
+                _ => format!("{} each time", nanoseconds(step.wait_ns)),
+            };
+            writeln!(text, "  {:<9} {}: {told}", "stretched", step.step)?;
         }
         let rules = format!("{} judged, {}", self.rules.len(), self.ownership);
         writeln!(text, "  {:<9} {rules}", "rules")?;

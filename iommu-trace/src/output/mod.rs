@@ -1,7 +1,7 @@
 //! What people and programs get to read: text and JSON lines, and the summary at their end.
 //!
-//! A [`Sink`] turns spans into bytes and knows nothing of where they come from. The bytes go to an [`Output`], the
-//! only place here that does I/O. Nothing in this room decides what is worth printing: that is the consumer's part.
+//! A [`Sink`] turns spans into bytes and knows nothing of where they come from. The bytes go to an [`Output`]; that
+//! and [`Target`], the way to every file, are the only places here that do I/O. Nothing in this room decides what is worth printing: that is the consumer's part.
 
 mod clock;
 mod file;
@@ -12,6 +12,7 @@ mod judged;
 mod latencies;
 mod palette;
 mod summary;
+mod target;
 mod text;
 mod units;
 
@@ -24,11 +25,11 @@ use crate::{
         Violation,
         span::{Span, Topic},
     },
+    probes::stretch::Stretched,
     source::{Frame, SourceInfo},
 };
 
 pub use clock::{Clock, TimeForm};
-pub(crate) use file::quoted;
 pub use file::{Output, OutputError, is_closed_pipe};
 pub use holdings::{Domain, HeldGroup, HeldSlot, Holdings, Seen};
 pub use json::JsonSink;
@@ -38,6 +39,8 @@ pub use latencies::{FIGURES, Figure, Measured, Percentiles, Stages, stage_name};
 pub(crate) use palette::Painted;
 pub use palette::Palette;
 pub use summary::{CommandEnd, Exit, FaultCounts, Lost, Reason, Summary, Tally};
+pub(crate) use target::quoted;
+pub use target::{Target, create_new};
 pub use text::{TextOptions, TextSink};
 pub use units::{duration, errno_name, nanoseconds, size};
 
@@ -67,6 +70,16 @@ pub enum Format {
     Text,
     /// One JSON object a line, as docs/events.md has them.
     Json,
+}
+
+/// That the kernel was made to wait, where and how long; `None` when it was not.
+#[must_use]
+pub fn stretched(steps: &[Stretched]) -> Option<String> {
+    let steps: Vec<String> = steps
+        .iter()
+        .map(|of| format!("{} at {} ({})", duration(of.wait_ns), of.step, of.functions.join(", ")))
+        .collect();
+    (!steps.is_empty()).then(|| format!("stretched: the kernel is made to wait {}", steps.join("; ")))
 }
 
 /// Takes what happened, in the order in which it became known.

@@ -14,6 +14,7 @@ use anstyle::Style;
 use super::{
     Clock, Palette, Sink, Start, Summary, TimeForm,
     palette::Painted,
+    stretched,
     units::{duration, durations, errno_name, size},
 };
 use crate::{
@@ -443,7 +444,7 @@ impl<W: Write> Sink for TextSink<W> {
         };
         let mut title = format!(
             "iommu-trace {}{host}, Linux {} {}: {} probes",
-            env!("CARGO_PKG_VERSION"),
+            crate::version::VERSION,
             printable(&info.kernel),
             printable(&info.machine),
             count(Verdict::Ok)
@@ -457,6 +458,9 @@ impl<W: Write> Sink for TextSink<W> {
             waiting => write!(title, ", {waiting} waiting for iommufd to be loaded").map_err(io::Error::other)?,
         }
         writeln!(self.out, "{}", Painted(palette.strong, title))?;
+        if let Some(told) = stretched(&info.stretched) {
+            writeln!(self.out, "{}", Painted(palette.warn, printable(&told)))?;
+        }
         for probe in info.probes.iter().filter(|probe| probe.verdict == Verdict::Broken) {
             let reason = probe.reason.as_deref().unwrap_or("the reason is not known");
             let told = format!("{} {} could not be attached ({reason}): {}", probe.kind, probe.function, probe.cost);

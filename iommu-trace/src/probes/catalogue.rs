@@ -299,7 +299,7 @@ catalogue! {
         "void viommu_event_handler(struct virtqueue *vq)"
     SmmuEvents "smmu_events" [enter exit] Either Fault, driver "smmu3";
         kernels "with SMMUv3"; cost "unrecoverable DMA faults of SMMUv3 are not seen";
-        "static irqreturn_t arm_smmu_evtq_thread(int irq, void *dev)"
+        "irqreturn_t arm_smmu_evtq_thread(int irq, void *dev)"
     Map "map" [enter exit keeps] Either Dma;
         kernels "all"; cost "mappings are not seen";
         "int iommu_map(struct iommu_domain *domain, unsigned long iova, phys_addr_t paddr, size_t size, int prot, gfp_t gfp)"

@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod drift;
 mod plan;
+pub mod stretch;
 
 use serde::{Deserialize, Serialize};
 

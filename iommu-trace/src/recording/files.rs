@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Header, Target, Writer, numbered};
+use super::{Header, Writer, create, numbered};
 use crate::{
     event::Event,
     model::{IN_FLIGHT_NS, Mirror, snapshot_events},
-    output::quoted,
+    output::{Target, quoted},
     source::Stacks,
 };
 
@@ -127,7 +127,7 @@ impl Files {
 }
 
 fn open(target: &Target, header: &Header) -> anyhow::Result<Writer<File>> {
-    Writer::new(target.open()?, header).with_context(|| failed(target))
+    Writer::new(create::open(target)?, header).with_context(|| failed(target))
 }
 
 fn failed(target: &Target) -> String {

@@ -12,7 +12,7 @@ use std::{
 use zstd::bulk::Decompressor;
 
 use super::{
-    Frame, FrameWriter, Framer, Header, Target,
+    Frame, FrameWriter, Framer, Header, create,
     events::{Decoder, Item},
     files,
     format::FRAME_HEADER,
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     event::Event,
     model::{Effects, Model, snapshot_events},
+    output::Target,
     source::Stacks,
 };
 
@@ -154,7 +155,7 @@ impl Flight {
         }
         let state = before.take_events()?;
         let (stacks, frames) = (&self.stacks, &self.frames);
-        self.target.write(&mut |out: &mut dyn Write| {
+        create::write(&self.target, &mut |out: &mut dyn Write| {
             let mut writer = FrameWriter::new(out, &header)?;
             for frame in state.iter().chain(stacks).chain(frames) {
                 writer.frame(frame)?;

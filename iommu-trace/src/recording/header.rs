@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::format::{Damage, MAGIC, MAX_HEADER, PREFIX, VERSION, checksum};
-use crate::{model::span::Topic, source::SourceInfo};
+use crate::{event::harmless, model::span::Topic, source::SourceInfo};
 
 /// What is known of a recording before its first event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ impl Header {
     #[must_use]
     pub fn new(source: &SourceInfo, topics: &[Topic], command: &[String]) -> Self {
         Header {
-            tool: env!("CARGO_PKG_VERSION").to_owned(),
+            tool: crate::version::VERSION.to_owned(),
             source: source.clone(),
             topics: topics.iter().map(|topic| topic.name().to_owned()).collect(),
             command: command.to_vec(),
@@ -78,7 +78,8 @@ impl Header {
         if checksum(&[prefix, document]).to_le_bytes() != stored {
             return Err(Damage::Header("its checksum does not match its bytes".into()));
         }
-        let mut header: Header = serde_json::from_slice(document).map_err(|error| Damage::Header(error.to_string()))?;
+        let mut header: Header = serde_json::from_slice(document)
+            .map_err(|error| Damage::Header(harmless(&error.to_string()).into_owned()))?;
         header.make_harmless();
         Ok(header)
     }
@@ -92,8 +93,10 @@ impl Header {
                 .into_iter()
                 .chain(&mut probe.reason)
         });
-        for text in texts.chain(probes).chain(&mut self.topics).chain(&mut self.command) {
-            *text = super::harmless(text);
+        let stretched =
+            source.stretched.iter_mut().flat_map(|step| [&mut step.step].into_iter().chain(&mut step.functions));
+        for text in texts.chain(probes).chain(stretched).chain(&mut self.topics).chain(&mut self.command) {
+            *text = harmless(text).into_owned();
         }
     }
 }
@@ -101,7 +104,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::{ProbeStatus, Verdict};
+    use crate::probes::{ProbeStatus, Verdict, stretch::Stretched};
 
     fn header() -> Header {
         let probe = ProbeStatus {
@@ -118,6 +121,11 @@ mod tests {
             epoch_offset_ns: i64::MIN,
             started_ns: u64::MAX,
             probes: vec![probe],
+            stretched: vec![Stretched {
+                step: "lookup\u{7}".into(),
+                wait_ns: 500_000,
+                functions: vec!["\u{9b}2J".into()],
+            }],
             ..SourceInfo::default()
         };
         Header::new(&source, &[Topic::Attach, Topic::Dma], &["sh".into(), "-c".into()])
@@ -142,6 +150,9 @@ mod tests {
         assert_eq!(back.source.kernel, "7.3.4\\n");
         assert_eq!(back.source.probes[0].reason.as_deref(), Some("no \\u{1b}[2J"));
         assert_eq!((back.source.epoch_offset_ns, back.source.started_ns), (i64::MIN, u64::MAX));
+        let stretched = &back.source.stretched[0];
+        assert_eq!((stretched.step.as_str(), stretched.wait_ns), ("lookup\\u{7}", 500_000));
+        assert_eq!(stretched.functions, ["\\u{9b}2J"]);
         assert_eq!(back.topics, ["attach", "dma"]);
         assert_eq!(back.command, ["sh", "-c"]);
     }

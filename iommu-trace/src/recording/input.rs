@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    os::fd::AsFd as _,
+    io::{self, Read as _, Seek as _},
+    os::{fd::AsFd as _, unix::fs::FileExt as _},
     time::Duration,
 };
 
@@ -23,9 +23,11 @@ pub enum Filled {
     Ended,
 }
 
-/// A file or a pipe, read ahead.
+/// A file or a pipe, read ahead. Several may read the same file: where one is in it is its own.
 pub struct Input {
     file: File,
+    /// Where the file was when we were given it.
+    begin: u64,
     /// What was read and not consumed is from `start` to `end`.
     buffer: Vec<u8>,
     start: usize,
@@ -40,7 +42,8 @@ pub struct Input {
 impl Input {
     pub fn new(file: File) -> Self {
         let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Input { file, buffer: vec![0; CHUNK], start: 0, end: 0, offset: 0, ended: false, regular }
+        let begin = if regular { (&file).stream_position().unwrap_or(0) } else { 0 };
+        Input { file, begin, buffer: vec![0; CHUNK], start: 0, end: 0, offset: 0, ended: false, regular }
     }
 
     /// Whether one can go back and forth in it.
@@ -75,7 +78,13 @@ impl Input {
                 self.buffer.resize(len, 0);
             }
             let got = loop {
-                match self.file.read(&mut self.buffer[self.end..]) {
+                let room = &mut self.buffer[self.end..];
+                let got = if self.regular {
+                    self.file.read_at(room, self.begin + self.offset + (self.end - self.start) as u64)
+                } else {
+                    self.file.read(room)
+                };
+                match got {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     got => break got?,
                 }
@@ -105,14 +114,12 @@ impl Input {
     }
 
     /// Goes to a place in a regular file.
-    pub fn seek(&mut self, to: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(to))?;
+    pub fn seek(&mut self, to: u64) {
         (self.start, self.end, self.offset, self.ended) = (0, 0, to, false);
-        Ok(())
     }
 
     /// How long a regular file is.
     pub fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.file.metadata()?.len().saturating_sub(self.begin))
     }
 }

@@ -37,14 +37,14 @@ mod writer;
 
 use std::path::Path;
 
-pub use create::{Target, numbered};
+pub use create::{numbered, target};
 pub use files::{Files, Limits};
 pub use flight::Flight;
 pub use format::{Damage, VERSION};
 pub use frame::{Frame, Framer, MAX_EVENTS};
 pub use header::Header;
 pub use index::{Entry, Index};
-pub use source::Recording;
+pub use source::{Opened, Recording};
 pub use tee::Tee;
 pub use writer::{FrameWriter, Writer};
 
@@ -53,18 +53,4 @@ use crate::source::Source;
 /// Opens a recording as a source; `-` is standard input.
 pub fn open(path: &Path) -> anyhow::Result<Box<dyn Source>> {
     Ok(Box::new(Recording::open(path)?))
-}
-
-/// A text from a recording, with what a terminal would obey escaped.
-fn harmless(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> =
-                if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) };
-            escaped
-        })
-        .collect()
 }

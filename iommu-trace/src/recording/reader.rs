@@ -164,12 +164,11 @@ impl Reader {
     }
 
     /// Begins again.
-    pub fn rewind(&mut self) -> Result<(), Damage> {
-        self.input.seek(self.begin)?;
+    pub fn rewind(&mut self) {
+        self.input.seek(self.begin);
         self.decoder.begin(Vec::new(), 0);
         self.closed = false;
         self.frames = 0;
-        Ok(())
     }
 
     /// Where the frames of events are: as the recording's end says, or found by looking at each. Begins again.
@@ -178,14 +177,14 @@ impl Reader {
             Some(index) => index,
             None => self.scan()?,
         };
-        self.rewind()?;
+        self.rewind();
         Ok(index)
     }
 
     fn stored_index(&mut self) -> Result<Option<Index>, Damage> {
         let len = self.input.len()?;
         let Some(trailer) = len.checked_sub(TRAILER as u64).filter(|&at| at >= self.begin) else { return Ok(None) };
-        self.input.seek(trailer)?;
+        self.input.seek(trailer);
         if self.input.fill(TRAILER, None)? != Filled::Yes || self.input.bytes()[8..TRAILER] != END_MAGIC {
             return Ok(None);
         }
@@ -195,7 +194,7 @@ impl Reader {
         if at < self.begin || at >= trailer {
             return Ok(None);
         }
-        self.input.seek(at)?;
+        self.input.seek(at);
         if self.input.fill(FRAME_HEADER, None)? != Filled::Yes {
             return Ok(None);
         }
@@ -216,7 +215,7 @@ impl Reader {
         let len = self.input.len()?;
         let mut at = self.begin;
         while at < len {
-            self.input.seek(at)?;
+            self.input.seek(at);
             if self.input.fill(FRAME_HEADER, None)? != Filled::Yes {
                 break;
             }

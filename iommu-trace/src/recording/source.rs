@@ -22,6 +22,47 @@ use crate::{
 /// Events in one batch at most. Those of a live source are smaller, unless a storm outruns the machine.
 pub const MAX_BATCH: usize = 32 * 1024;
 
+/// A file that is open, of which nothing was read.
+#[derive(Debug)]
+pub struct Opened {
+    file: File,
+    name: String,
+}
+
+impl Opened {
+    /// Opens a file; `-` is standard input.
+    pub fn at(path: &Path) -> anyhow::Result<Opened> {
+        let (file, name) = if path == Path::new("-") {
+            use std::os::fd::AsFd as _;
+            let stdin = std::io::stdin();
+            if rustix::termios::isatty(&stdin) {
+                bail!("cannot read a recording from standard input: it is a terminal");
+            }
+            let fd = stdin.as_fd().try_clone_to_owned().context("cannot read standard input")?;
+            (File::from(fd), "standard input".to_owned())
+        } else {
+            let name = quoted(path);
+            let file = File::open(path).with_context(|| format!("cannot open the recording {name}"))?;
+            if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+                bail!("cannot read the recording {name}: it is a directory");
+            }
+            (file, name)
+        };
+        Ok(Opened { file, name })
+    }
+
+    /// The same file once more. Of a pipe, both would have a part.
+    pub fn again(&self) -> anyhow::Result<Opened> {
+        let file = self.file.try_clone().with_context(|| format!("cannot open the recording {} again", self.name))?;
+        Ok(Opened { file, name: self.name.clone() })
+    }
+
+    /// Reads its header, and then what follows as it is asked for.
+    pub fn read(self) -> anyhow::Result<Recording> {
+        Recording::from_file(self.file, self.name)
+    }
+}
+
 /// A recording that is read.
 pub struct Recording {
     reader: Reader,
@@ -41,23 +82,7 @@ pub struct Recording {
 impl Recording {
     /// Opens a file; `-` is standard input.
     pub fn open(path: &Path) -> anyhow::Result<Recording> {
-        let (file, name) = if path == Path::new("-") {
-            use std::os::fd::AsFd as _;
-            let stdin = std::io::stdin();
-            if rustix::termios::isatty(&stdin) {
-                bail!("cannot read a recording from standard input: it is a terminal");
-            }
-            let fd = stdin.as_fd().try_clone_to_owned().context("cannot read standard input")?;
-            (File::from(fd), "standard input".to_owned())
-        } else {
-            let name = quoted(path);
-            let file = File::open(path).with_context(|| format!("cannot open the recording {name}"))?;
-            if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-                bail!("cannot read the recording {name}: it is a directory");
-            }
-            (file, name)
-        };
-        Recording::from_file(file, name)
+        Opened::at(path)?.read()
     }
 
     /// Reads from a file that is open; messages call it `name`.
@@ -83,14 +108,15 @@ impl Recording {
     pub fn index(&mut self) -> anyhow::Result<Index> {
         self.seekable()?;
         let index = self.reader.index().with_context(|| format!("cannot read the recording {}", self.name))?;
-        self.begin_again()?;
+        self.begin_again();
         Ok(index)
     }
 
     /// Begins again.
     pub fn rewind(&mut self) -> anyhow::Result<()> {
         self.seekable()?;
-        self.begin_again()
+        self.begin_again();
+        Ok(())
     }
 
     /// Goes to a time on the events' clock. The next batch begins with what is attached then, as the pieces of a snapshot;
@@ -129,11 +155,10 @@ impl Recording {
         Ok(())
     }
 
-    fn begin_again(&mut self) -> anyhow::Result<()> {
-        self.reader.rewind().with_context(|| format!("cannot go back in the recording {}", self.name))?;
+    fn begin_again(&mut self) {
+        self.reader.rewind();
         self.before.clear();
         (self.upto, self.events, self.damage, self.ended) = (0, 0, None, false);
-        Ok(())
     }
 
     fn end(&mut self, batch: &mut Batch) -> Progress {

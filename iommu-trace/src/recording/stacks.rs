@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::varint::{self, Bytes};
 use crate::{
+    event::harmless,
     model::Map,
     source::{Frame, Stacks},
 };
@@ -69,7 +70,7 @@ fn stack(bytes: &mut Bytes<'_>) -> Option<(u32, Vec<Frame>)> {
         addr = bytes.delta(addr)?;
         let len = bytes.number().filter(|&len| len <= MAX_SYMBOL)?;
         let symbol = String::from_utf8_lossy(bytes.take(len as usize)?);
-        frames.push(Frame { addr, symbol: super::harmless(&symbol) });
+        frames.push(Frame { addr, symbol: harmless(&symbol).into_owned() });
     }
     Some((id, frames))
 }

@@ -8,8 +8,12 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Header, Target, Writer};
-use crate::source::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+use super::{Header, Writer, create};
+use crate::{
+    output::Target,
+    sandbox::Needs,
+    source::{Batch, Cost, Progress, Source, SourceInfo, Stacks, Waits},
+};
 
 /// How long events wait until they are written.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -28,8 +32,8 @@ impl Tee {
     /// Records `source` to `target`.
     pub fn new(source: Box<dyn Source>, target: &Target, header: &Header) -> anyhow::Result<Self> {
         let name = target.name();
-        let writer =
-            Writer::new(target.open()?, header).with_context(|| format!("cannot write to the recording {name}"))?;
+        let writer = Writer::new(create::open(target)?, header)
+            .with_context(|| format!("cannot write to the recording {name}"))?;
         Ok(Tee { stacks: source.stacks(), source, name, writer: Some(writer), flushed: Instant::now() })
     }
 
@@ -58,6 +62,10 @@ impl Source for Tee {
         self.source.is_live()
     }
 
+    fn needs(&self) -> Needs {
+        self.source.needs()
+    }
+
     fn on_reader_thread(&mut self) {
         self.source.on_reader_thread();
     }
@@ -74,6 +82,10 @@ impl Source for Tee {
 
     fn stacks(&self) -> Arc<dyn Stacks> {
         Arc::clone(&self.stacks)
+    }
+
+    fn waits(&self) -> Option<Arc<dyn Waits>> {
+        self.source.waits()
     }
 
     fn cost(&self) -> Cost {

@@ -7,6 +7,7 @@ use crate::{
     analysis::{Life, StatsDocument},
     event::{Name, Phase},
     model::{Severity, Subject},
+    output::stretched,
     probes::ProbeStatus,
     source::SourceInfo,
 };
@@ -37,18 +38,20 @@ pub struct Meta {
     epoch_ms: f64,
     duration: u64,
     features: serde_json::Value,
+    stretched: Option<String>,
 }
 
 impl Meta {
     pub fn new(info: &SourceInfo, upto: u64) -> Self {
         let epoch = info.started_ns.saturating_add_signed(info.epoch_offset_ns);
         Meta {
-            tool: env!("CARGO_PKG_VERSION"),
+            tool: crate::version::VERSION,
             kernel: info.kernel.clone(),
             machine: info.machine.clone(),
             host: info.host.clone(),
             epoch_ms: epoch as f64 / 1e6,
             duration: upto.saturating_sub(info.started_ns),
+            stretched: stretched(&info.stretched),
             features: serde_json::to_value(&info.features).unwrap_or_default(),
         }
     }

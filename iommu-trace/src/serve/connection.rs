@@ -78,16 +78,17 @@ async fn serve(stream: TcpStream, site: Arc<Site>, stop: watch::Receiver<bool>) 
     let stream = Box::pin(stream);
     let access = site.access();
     match &access.tls {
-        None => speak(stream, site, stop).await,
+        None => speak(stream, site, stop, false).await,
         Some(tls) => match timeout(HEAD_TIME, tls.accept(stream)).await {
-            Ok(Ok(stream)) => speak(stream, site, stop).await,
+            Ok(Ok(stream)) => speak(stream, site, stop, false).await,
             Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
             Err(_) => tracing::debug!("a handshake took too long"),
         },
     }
 }
 
-async fn speak<S>(stream: S, site: Arc<Site>, mut stop: watch::Receiver<bool>)
+/// Answers what comes until either side ends it. `half_close` says that who has said everything still listens.
+pub async fn speak<S>(stream: S, site: Arc<Site>, mut stop: watch::Receiver<bool>, half_close: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -98,6 +99,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
+        .half_close(half_close)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD)

@@ -7,17 +7,16 @@ mod access;
 mod connection;
 mod monitor;
 mod pages;
-mod privileges;
 #[cfg(feature = "otlp")]
 mod push;
 mod service;
+pub mod testing;
 mod tls;
 mod usage;
 mod web_config;
 
 pub use access::Access;
 pub use monitor::{Monitor, MonitorOptions};
-pub use privileges::{Unprivileged, drop_privileges};
 #[cfg(feature = "otlp")]
 pub use push::{Endpoint, PushOptions};
 pub use service::{Control, Exporter, ServeOptions};

@@ -10,7 +10,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Event, model::Features, probes::ProbeStatus};
+use crate::{
+    event::Event,
+    model::Features,
+    probes::{ProbeStatus, stretch::Stretched},
+    sandbox::Needs,
+};
 
 pub use stream::{Stream, StreamControl, spawn};
 
@@ -35,6 +40,9 @@ pub struct SourceInfo {
     /// trace that begins anywhere cannot know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub settled: bool,
+    /// Where the kernel was made to wait meanwhile (`check --stretch`): what happens when is then not as it would be without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stretched: Vec<Stretched>,
 }
 
 /// Events in the order they happened.
@@ -61,6 +69,11 @@ pub trait Source: Send {
     /// What is known of it.
     fn info(&self) -> &SourceInfo;
 
+    /// What its reader needs when it is polled, besides what it has open.
+    fn needs(&self) -> Needs {
+        Needs::NOTHING
+    }
+
     /// The thread that will poll it from now on is the one that this is called on.
     fn on_reader_thread(&mut self) {}
 
@@ -77,6 +90,11 @@ pub trait Source: Send {
 
     /// Where its stacks are resolved.
     fn stacks(&self) -> Arc<dyn Stacks>;
+
+    /// What was waited for its sake, where it makes the kernel wait.
+    fn waits(&self) -> Option<Arc<dyn Waits>> {
+        None
+    }
 
     /// What the source itself has cost so far, where it can tell.
     fn cost(&self) -> Cost {
@@ -98,8 +116,29 @@ pub trait Stacks: Send + Sync {
     /// The frames of a stack, innermost first; empty when it is unknown.
     fn frames(&self, id: u32) -> Vec<Frame>;
 
-    /// Reads now what can only be read with privileges that are about to be dropped.
-    fn prepare(&self) {}
+    /// What resolving them takes.
+    fn needs(&self) -> Needs {
+        Needs::NOTHING
+    }
+}
+
+/// Tells what was waited at the steps that are stretched.
+pub trait Waits: Send + Sync {
+    /// So far, by step.
+    fn waits(&self) -> Vec<StepWaits>;
+}
+
+/// What was waited at one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StepWaits {
+    /// The step.
+    pub step: String,
+    /// How long each wait is, nanoseconds.
+    pub wait_ns: u64,
+    /// How often was waited; `None` where that is not known, as of a recording.
+    pub waits: Option<u64>,
+    /// How long in all, nanoseconds.
+    pub waited_ns: Option<u64>,
 }
 
 /// No stacks at all.

@@ -12,7 +12,8 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks};
+use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks, Waits};
+use crate::sandbox::{self, Needs};
 
 /// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
 /// there is counted by the BPF side.
@@ -26,8 +27,10 @@ const COST_AGE: Duration = Duration::from_secs(1);
 pub struct Stream {
     info: Arc<SourceInfo>,
     stacks: Arc<dyn Stacks>,
+    waits: Option<Arc<dyn Waits>>,
     batches: mpsc::Receiver<anyhow::Result<Batch>>,
     control: StreamControl,
+    needs: Needs,
     thread: Option<JoinHandle<()>>,
     is_live: bool,
 }
@@ -72,6 +75,18 @@ impl Stream {
     #[must_use]
     pub fn stacks(&self) -> &Arc<dyn Stacks> {
         &self.stacks
+    }
+
+    /// What who consumes it needs: to read stacks.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        self.needs.clone()
+    }
+
+    /// What is waited for the sake of the trace.
+    #[must_use]
+    pub fn waits(&self) -> Option<&Arc<dyn Waits>> {
+        self.waits.as_ref()
     }
 
     /// Asks the source to stop.
@@ -119,7 +134,8 @@ impl Drop for Stream {
 /// Runs `source` on a thread of its own.
 pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
     let info = Arc::new(source.info().clone());
-    let stacks = source.stacks();
+    let (stacks, waits) = (source.stacks(), source.waits());
+    let needs = stacks.needs();
     let is_live = source.is_live();
     let (sender, batches) = mpsc::channel(BACKLOG);
     let control = StreamControl::default();
@@ -128,13 +144,18 @@ pub fn spawn(source: Box<dyn Source>) -> anyhow::Result<Stream> {
         .name("iommu-trace-src".into())
         .spawn(move || read(source, &sender, &shared))
         .context("cannot start the thread that reads events")?;
-    Ok(Stream { info, stacks, batches, control, thread: Some(thread), is_live })
+    Ok(Stream { info, stacks, waits, batches, control, needs, is_live, thread: Some(thread) })
 }
 
 fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>>, shared: &Shared) {
     let mut stopped = false;
     let mut asked_at: Option<Instant> = None;
     source.on_reader_thread();
+    if let Err(error) = sandbox::enter(&source.needs()) {
+        // Not with privileges.
+        let _ = sender.blocking_send(Err(error));
+        return;
+    }
     loop {
         if !stopped && (shared.stop.load(Ordering::Acquire) || sender.is_closed()) {
             stopped = true;

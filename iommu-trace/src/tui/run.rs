@@ -4,9 +4,7 @@
 //! that does not read holds up nobody but itself.
 
 use std::{
-    fs::OpenOptions,
     io::{self, BufWriter, Stdout, Write as _, stdout},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -35,7 +33,7 @@ use super::{
     terminal::{Screen, again, copy, restore},
     view,
 };
-use crate::source;
+use crate::{output::create_new, source};
 
 /// The least time between two pictures, keys or not.
 const LEAST_FRAME: Duration = Duration::from_millis(33);
@@ -290,7 +288,7 @@ fn write_new(dir: &Path, stem: &str, extension: &str, bytes: &[u8]) -> anyhow::R
     loop {
         let suffix = if number == 0 { String::new() } else { format!("-{number}") };
         let path = dir.join(format!("{stem}{suffix}.{extension}"));
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        match create_new(&path) {
             Ok(mut file) => {
                 file.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
                 return Ok(path);

@@ -46,6 +46,7 @@ pub fn info() -> SourceInfo {
         epoch_offset_ns: i64::try_from(now.as_nanos()).unwrap(),
         started_ns: 0,
         settled: false,
+        stretched: Vec::new(),
     }
 }
 

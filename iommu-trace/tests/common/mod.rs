@@ -63,6 +63,7 @@ pub fn info() -> SourceInfo {
         epoch_offset_ns: 1_767_225_600_000_000_000 - i64::try_from(START).unwrap(),
         started_ns: START,
         settled: false,
+        stretched: Vec::new(),
     }
 }
 

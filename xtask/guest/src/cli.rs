@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 
 use crate::NotApplicable;
 use crate::programs::{
-    as_user, attach, bench, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race, undrained,
-    unplug, vfio, workload,
+    as_user, attach, bench, default_domain, dma_fault, iopf, map_load, page_request, race, replace_race, siblings,
+    undrained, unplug, vfio, workload,
 };
 use crate::sys;
 use crate::truth::{Fact, Truth};
@@ -56,6 +56,8 @@ enum Program {
     Race(race::Args),
     /// Page faults while a slot is moved from one page table with a fault queue to another.
     ReplaceRace(replace_race::Args),
+    /// Two devices of one group on a page table with a fault queue; the first leaves, the second faults.
+    Siblings(siblings::Args),
     /// Map and unmap as fast as it goes.
     MapLoad(map_load::Args),
     /// A mix of the above, at a human's pace or as fast as it goes.
@@ -81,6 +83,7 @@ impl Program {
             Self::Unplug(_) => "unplug",
             Self::Race(_) => "race",
             Self::ReplaceRace(_) => "replace-race",
+            Self::Siblings(_) => "siblings",
             Self::MapLoad(_) => "map-load",
             Self::Workload(_) => "workload",
             Self::As(_) => "as",
@@ -101,6 +104,7 @@ impl Program {
             Self::Unplug(args) => unplug::run(args, truth),
             Self::Race(args) => race::run(args, truth),
             Self::ReplaceRace(args) => replace_race::run(args, truth),
+            Self::Siblings(args) => siblings::run(args, truth),
             Self::MapLoad(args) => map_load::run(args, truth),
             Self::Workload(args) => workload::run(args, truth),
             Self::As(_) | Self::Bench(_) | Self::Gate(_) => Ok(()),

@@ -20,9 +20,9 @@ use crate::{arch::Arch, kernel, qemu::Iommu};
 /// The exit status of a guest program that this kernel or machine has no use for.
 const NOT_APPLICABLE: i32 = 77;
 /// A whole cell, boot to shutdown.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 /// The same of another architecture, which is always emulated.
-const FOREIGN_LIMIT: Duration = Duration::from_secs(400);
+const FOREIGN_LIMIT: Duration = Duration::from_secs(900);
 
 /// Cells that are part of the test command; `cargo xtask matrix` runs all of them.
 pub const TESTS: &[GuestTest] = &[

@@ -5,9 +5,13 @@ mod broken;
 pub mod cell;
 mod clean;
 mod compare;
+mod disturbed;
+mod dropped;
 mod hot;
 mod lifecycle;
 mod modules;
+mod one_group;
+mod package;
 mod page_requests;
 mod privileges;
 mod recorded;
@@ -16,6 +20,7 @@ mod serve;
 mod service;
 mod session;
 mod steps;
+mod stretched;
 mod top;
 mod trace;
 mod traced;
@@ -66,14 +71,15 @@ pub struct Checks {
 
 impl Checks {
     /// Counts one check.
-    fn check(&mut self, name: impl Into<String>, result: Result<()>) {
+    pub fn check(&mut self, name: impl Into<String>, result: Result<()>) {
         match result {
             Ok(()) => self.passed += 1,
             Err(error) => self.failed.push((name.into(), format!("{error:#}"))),
         }
     }
 
-    fn note(&mut self, note: impl Into<String>) {
+    /// Adds a figure or a remark.
+    pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 
@@ -166,15 +172,20 @@ pub fn all() -> impl Iterator<Item = &'static GuestTest> {
         serve::TESTS,
         service::TESTS,
         privileges::TESTS,
+        dropped::TESTS,
         usage::TESTS,
         clean::TESTS,
         broken::TESTS,
         top::TESTS,
         modules::TESTS,
         page_requests::TESTS,
+        one_group::TESTS,
+        package::TESTS,
         replaced::TESTS,
         unplug::TESTS,
+        disturbed::TESTS,
         steps::TESTS,
+        stretched::TESTS,
         cell::TESTS,
     ]
     .into_iter()

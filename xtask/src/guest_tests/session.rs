@@ -4,7 +4,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::vm::{Outcome, Vm};
+use crate::{
+    console::message,
+    vm::{Outcome, Vm},
+};
 
 /// Where the guest's files are put.
 const OUT: &str = "/out";
@@ -80,6 +83,17 @@ impl Files {
         );
         Ok(())
     }
+}
+
+/// Between two marks, which the guest has put there, the console, which has warnings and worse, has nothing but what is ordinary.
+pub fn said_nothing(console: &str, [begin, end]: [&str; 2], ordinary: &[&str]) -> Result<()> {
+    let mut lines = console.lines().map(message);
+    lines.by_ref().find(|line| *line == begin).context("the console lacks the mark of the beginning")?;
+    let ordinary = |line: &str| line.is_empty() || ordinary.iter().any(|said| line.contains(said));
+    let said: Vec<&str> = lines.take_while(|line| *line != end).filter(|line| !ordinary(line)).collect();
+    ensure!(console.contains(end), "the console lacks the mark of the end");
+    ensure!(said.is_empty(), "the kernel said\n  {}", said.join("\n  "));
+    Ok(())
 }
 
 #[cfg(test)]

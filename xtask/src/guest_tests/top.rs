@@ -6,7 +6,10 @@ use std::{env, fs, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Checks, Guest, GuestTest};
+use super::{
+    Checks, Guest, GuestTest,
+    dropped::{KILL, threads},
+};
 use crate::{command, qemu::Iommu, tmux::Terminal};
 
 /// The table.
@@ -41,7 +44,8 @@ cd /tmp
 stty -g > before
 iommu-trace trace --format json --output trace.jsonl & tracer=$!
 while ! grep -q '\"start\"' trace.jsonl 2>/dev/null; do sleep 0.2; done
-iommu-trace top --command-output truth -- guest iopf --faults 40 --pasid 2; echo $? > status
+iommu-trace top --command-output truth -- sh -c 'sleep 1; cat /proc/$PPID/task/*/status > tasks; exec guest iopf --faults 40 --pasid 2'
+echo $? > status
 stty -g > after
 mv iommu-trace-top-*.json state.json
 kill -INT $tracer; wait $tracer
@@ -54,7 +58,7 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let terminal = Terminal::new(120, 40)?;
     let xtask = env::current_exe()?;
     let mut line = format!("{} vm --tty --iommu none --timeout 15m --kernel {}", xtask.display(), guest.image.name);
-    for name in ["before", "after", "status", "state.json", "trace.jsonl"] {
+    for name in ["before", "after", "status", "tasks", "state.json", "trace.jsonl"] {
         line = format!("{line} --collect /tmp/{name}:{}", at(name).display());
     }
     fs::write(at("script"), SCRIPT)?;
@@ -100,6 +104,9 @@ fn run(guest: &Guest, checks: &mut Checks) -> Result<()> {
             Ok(())
         }),
     );
+    // This kernel has no filters of system calls.
+    checks
+        .check("it keeps what ends the command alone", read("tasks").and_then(|tasks| threads(&tasks, &[KILL], None)));
     checks.check("its numbers are those of the trace", agree(&at("state.json"), &at("trace.jsonl")));
     Ok(())
 }

@@ -7,13 +7,10 @@ use serde_json::Value;
 
 use super::{
     Checks, Guest, GuestTest,
-    session::{Files, Script},
+    session::{Files, Script, said_nothing},
     trace::Trace,
 };
-use crate::{
-    console::message,
-    qemu::{Hotplug, Iommu},
-};
+use crate::qemu::{Hotplug, Iommu};
 
 const NOTHING_LEFT: &str = "a device that is removed while it is attached leaves no alarm and no entry behind";
 const UNPLUGGED: &str = "a device that QEMU takes away while it is attached leaves no alarm and no entry behind";
@@ -141,7 +138,7 @@ fn run(guest: &Guest, checks: &mut Checks, hotplug: Option<Hotplug>, ways: &[Way
     }
     let (before, after) = (files.text("before.stdout")?, files.text("after.stdout")?);
     checks.check("afterwards the same is attached as before", same(&before, &after));
-    checks.check("the kernel says nothing", said_nothing(files.console()));
+    checks.check("the kernel says nothing", said_nothing(files.console(), [BEGIN, END], &ORDINARY));
     Ok(())
 }
 
@@ -213,17 +210,6 @@ fn told(trace: &Trace, truth: &str, (name, _, ports, count): &Way, plugged: bool
     Ok(())
 }
 
-/// Between the two marks the console, which has warnings and worse, has nothing.
-fn said_nothing(console: &str) -> Result<()> {
-    let mut lines = console.lines().map(message);
-    lines.by_ref().find(|line| *line == BEGIN).context("the console lacks the mark of the beginning")?;
-    let ordinary = |line: &str| line.is_empty() || ORDINARY.iter().any(|said| line.contains(said));
-    let said: Vec<&str> = lines.take_while(|line| *line != END).filter(|line| !ordinary(line)).collect();
-    ensure!(console.contains(END), "the console lacks the mark of the end");
-    ensure!(said.is_empty(), "the kernel said\n  {}", said.join("\n  "));
-    Ok(())
-}
-
 /// No slot of a snapshot holds anything.
 fn nothing_attached(text: &str) -> Result<()> {
     let snapshot: Value = serde_json::from_str(text).context("the snapshot is no JSON")?;
@@ -269,6 +255,7 @@ mod tests {
                 .map(|text| if text.is_empty() { String::new() } else { line(text) })
                 .concat()
         };
+        let said_nothing = |console: &str| said_nothing(console, [BEGIN, END], &ORDINARY);
         said_nothing(&console("")).unwrap();
         said_nothing(&console("pcieport 0000:00:04.0: unlocked secondary bus reset via: pciehp_reset_slot+0x98/0x140"))
             .unwrap();

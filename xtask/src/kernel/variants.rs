@@ -236,8 +236,33 @@ pub const VARIANTS: &[Variant] = &[
     },
 ];
 
-/// Kernels without a bug of ours: a window that the kernel has by itself is wider.
+/// Kernels without a bug of ours: a window that the kernel has by itself is wider, or the test device is as hardware can be.
 pub const WIDENED: &[Variant] = &[
+    Variant {
+        name: "one-group",
+        base: "built-7.3",
+        about: "all test devices are in one group, as PCI functions without isolation are",
+        rule: "wrong-device",
+        undoes: "",
+        // Without another IOMMU, nobody but the test device's driver has its groups made by it.
+        edits: &[edit(
+            CORE,
+            "generic_device_group",
+            "return iommu_group_alloc();",
+            Change::Replace("return generic_single_device_group(dev);"),
+        )],
+    },
+    Variant {
+        name: "unheld-faults",
+        base: "built-7.3",
+        about: "the test device does not hold its faults back while its page table changes, as hardware does not",
+        rule: "use-after-free",
+        undoes: "",
+        edits: &[
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "down_read", Change::Drop),
+            edit(TEST_DEVICE, "iommufd_test_trigger_iopf", "up_read", Change::Drop),
+        ],
+    },
     Variant {
         name: "slow-report",
         base: "built-7.3",

@@ -1,4 +1,4 @@
-//! The types in a kernel image: out of a bzImage, a vmlinux or a file of BTF.
+//! The types in a kernel image: out of a bzImage, an arm64 Image, a vmlinux or a file of BTF.
 
 use std::{
     io::Write,
@@ -16,6 +16,11 @@ const BTF: &[u8] = &[0x9f, 0xeb];
 /// Where a bzImage says that it is one (Documentation/arch/x86/boot.rst).
 const HEADER: (usize, &[u8]) = (0x202, b"HdrS");
 
+/// Where an arm64 Image says that it is one (Documentation/arch/arm64/booting.rst). It is the kernel as it lies in memory.
+const ARM64: (usize, &[u8]) = (0x38, b"ARMd");
+/// How BTF begins in memory: magic, version 1, no flags, a header of 24 bytes, types right behind it.
+const BTF_HEADER: &[u8] = &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0];
+
 /// Compressed kernels by their first bytes, and the program that unpacks each.
 const PACKERS: &[(&[u8], &str, &[&str])] = &[
     (b"\x1f\x8b", "gzip", &["-dc"]),
@@ -32,7 +37,22 @@ pub fn types(image: &[u8]) -> Result<Vec<u8>> {
     if image.starts_with(ELF) {
         return section(image, ".BTF");
     }
+    if image.get(ARM64.0..).is_some_and(|rest| rest.starts_with(ARM64.1)) {
+        return bare(image).context("no types lie in it: was it built with CONFIG_DEBUG_INFO_BTF?");
+    }
     section(&unpack(payload(image)?)?, ".BTF")
+}
+
+/// The largest BTF that lies somewhere in memory, as no section table tells where.
+fn bare(memory: &[u8]) -> Option<Vec<u8>> {
+    let whole = |at: usize| {
+        let types = memory.get(at..)?;
+        // Strings come last, from `str_off` on.
+        let end = number(types, 16, 4)?.checked_add(number(types, 20, 4)?)?.checked_add(24)?;
+        types.get(..end)
+    };
+    let begins = memory.windows(BTF_HEADER.len()).enumerate().filter(|(_, bytes)| *bytes == BTF_HEADER);
+    begins.filter_map(|(at, _)| whole(at)).max_by_key(|types| types.len()).map(<[u8]>::to_vec)
 }
 
 /// The compressed kernel in a bzImage.
@@ -47,7 +67,7 @@ fn payload(image: &[u8]) -> Result<&[u8]> {
         let offset = setup.checked_add(number(image, 0x248, 4)?)?;
         image.get(offset..)?.get(..number(image, 0x24c, 4)?)
     };
-    part().context("it is neither a bzImage nor an ELF file nor BTF")
+    part().context("it is neither a bzImage nor an arm64 Image nor an ELF file nor BTF")
 }
 
 fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
@@ -155,6 +175,24 @@ mod tests {
         image[0x24c..0x250].copy_from_slice(&(packed.len() as u32).to_le_bytes());
         image.extend([0; 16]);
         image.extend(packed);
+        assert_eq!(types(&image).unwrap(), btf);
+    }
+
+    #[test]
+    fn types_are_found_in_an_arm64_image() {
+        let mut btf = BTF_HEADER.to_vec();
+        for word in [8u32, 8, 4] {
+            btf.extend(word.to_le_bytes());
+        }
+        btf.extend([7; 12]);
+        let mut image = vec![0; 100];
+        image[0x38..0x3c].copy_from_slice(b"ARMd");
+        assert!(types(&image).is_err());
+        // What only looks so, and would reach beyond the end.
+        image.extend(BTF_HEADER);
+        image.extend([0xff; 12]);
+        image.extend(&btf);
+        image.extend([0; 50]);
         assert_eq!(types(&image).unwrap(), btf);
     }
 

@@ -2,16 +2,12 @@
 
 mod image;
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{command, kernel, modules, progress::say, workspace};
+use crate::{cargo, command, kernel, modules, progress::say, workspace};
 
 /// The modules whose functions are probed.
 const MODULES: &[&str] = &["iommufd", "virtio", "virtio_ring", "virtio_iommu"];
@@ -41,7 +37,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         let name = lay_out(kernel, &place).with_context(|| format!("cannot read the types of {kernel}"))?;
         names.push(format!("{name}={}", place.display()));
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo::command();
     cargo
         .current_dir(workspace::root())
         .args(["run", "--quiet", "--package", "iommu-trace", "--example", "prototypes", "--"])

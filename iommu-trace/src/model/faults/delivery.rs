@@ -48,20 +48,39 @@ impl Model {
     /// One that has come back with its cookie already is told by that.
     fn find_delivered(&self, name: Message, message: &Delivered) -> Option<FaultId> {
         let list = self.faults.waiting.list(&Waiting::Undelivered(name));
-        let mut first = None;
+        let (mut of_device, mut of_handle) = (None, None);
         for id in list.iter(&self.faults.slab, CHAIN).take(MAX_CANDIDATES) {
             let Some(fault) = self.faults.get(id) else { continue };
             let group = fault.group.and_then(|group| self.faults.groups.get(&group));
             let queue = group.map(|group| group.queue).unwrap_or_default();
-            let fits =
-                fault.told_id.is_none_or(|id| id == message.device_id) && (queue.is_null() || queue == message.fault);
+            if !queue.is_null() && queue != message.fault {
+                continue;
+            }
+            // The id is the device's own, as it ought to be, or that of the handle's device, as the kernel has it.
+            let own = self.mirror.idev_of(fault.report.device.ptr).and_then(|idev| idev.id);
+            let first = if fault.told_id.is_none_or(|id| id == message.device_id) {
+                &mut of_handle
+            } else if own == Some(message.device_id) {
+                &mut of_device
+            } else {
+                continue;
+            };
             match fault.cookie {
-                Some(cookie) if cookie == message.cookie && fits => return Some(id),
-                None if fits => first = first.or(Some(id)),
-                Some(_) | None => {}
+                Some(cookie) if cookie == message.cookie => return Some(id),
+                None => *first = first.or(Some(id)),
+                Some(_) => {}
             }
         }
-        first
+        of_handle.or(of_device)
+    }
+
+    /// A group is answered by the cookie that user space was told: what it was told with that is certain.
+    pub(super) fn answered_with(&mut self, event: &Event, id: FaultId, cookie: u32, effects: &mut Effects) {
+        self.delivered_with(event, id, cookie, effects);
+        if let Some(fault) = self.faults.get(id) {
+            let breach = rules::delivered_for_another(self, fault, cookie);
+            self.judge(breach, event, effects);
+        }
     }
 
     /// A group comes back with the cookie that user space was told. Of two requests that say the same, the messages may

@@ -9,7 +9,7 @@ use crate::{
         latency::Measure,
         rules::{self, Because, Touch, Touched},
         since,
-        span::{Owner, Stage},
+        span::{Answerer, Owner, Stage},
     },
 };
 
@@ -30,8 +30,10 @@ impl Model {
             return;
         }
         let last = self.faults.live_group(seen.group).and_then(|group| group.last);
-        if let (Some(last), ProbeId::GroupResponse | ProbeId::GroupFree) = (last, event.probe) {
-            self.delivered_with(event, last, seen.cookie, effects);
+        match (last, event.probe) {
+            (Some(last), ProbeId::GroupResponse) => self.answered_with(event, last, seen.cookie, effects),
+            (Some(last), ProbeId::GroupFree) => self.delivered_with(event, last, seen.cookie, effects),
+            _ => {}
         }
         match event.probe {
             ProbeId::IommufdIopfHandler | ProbeId::SvaIopfHandler => {
@@ -313,6 +315,11 @@ impl Model {
             if fault.age_is_waiting() { rules::unanswered(self, fault, freed) } else { None }
         });
         self.judge(unanswered, event, effects);
+        if let Some((grave, _)) = &grave
+            && group.last.is_some_and(|last| self.is_freed_around(event, last))
+        {
+            self.judge(Some(rules::freed_around(grave, event)), event, effects);
+        }
         let members = self.group_gone(&group);
         match grave {
             Some((grave, untold)) => self.faults.bury(&grave, untold),
@@ -324,6 +331,15 @@ impl Model {
             self.stage(id, Stage::Free, freed, effects);
             self.fault_over(id, event.ts, effects);
         }
+    }
+
+    /// Whether a device leaves its queue on this thread while the report of this fault, on another, is in the handler.
+    fn is_freed_around(&self, event: &Event, last: FaultId) -> bool {
+        let by_removal = self.answerer(event.task.tid, last) == Some(Answerer::QueueRemove);
+        self.faults.get(last).is_some_and(|fault| {
+            let handler = fault.stages[Stage::Handler as usize];
+            by_removal && fault.reporting && handler.is_some_and(|handler| handler.task.tid != event.task.tid)
+        })
     }
 
     /// The partial requests of a device were dropped: `None` is every device.

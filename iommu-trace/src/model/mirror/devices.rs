@@ -178,6 +178,25 @@ impl Mirror {
         Some(idev)
     }
 
+    /// iommufd has bound a device. Where it has another already, or that one's end was not seen, neither is the device's.
+    pub(in crate::model) fn idev_bound(&mut self, op: &IommufdOp, by: Evidence) {
+        self.idevs.remove(&op.idev);
+        if let Some(idev) = self.idev_mut(op) {
+            idev.bound = Some(by);
+        }
+        let Some(device) = self.devices.get(&op.device.ptr) else { return };
+        let other = device.idev != op.idev && self.idevs.contains_key(&device.idev);
+        if let Some(device) = self.devices.get_mut(&op.device.ptr) {
+            device.idev = if other { Ptr::NULL } else { op.idev };
+        }
+    }
+
+    /// iommufd's device of a device.
+    pub(in crate::model) fn idev_of(&self, device: Ptr) -> Option<&Idev> {
+        let idev = self.devices.get(&device)?.idev;
+        self.idevs.get(&idev).filter(|idev| idev.device == device)
+    }
+
     /// An iommufd device is attached to a PASID, or no longer.
     pub(in crate::model) fn idev_attached(&mut self, op: &IommufdOp, by: Option<Evidence>) {
         if self.idev_mut(op).is_none() {

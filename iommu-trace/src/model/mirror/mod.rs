@@ -147,6 +147,8 @@ pub struct Device {
     /// Calls that take it out of its queue and have not returned.
     pub(super) leaving: u16,
     pub(super) reset: Reset,
+    /// iommufd's device of it; `NULL` when it has none, or may have several.
+    pub(super) idev: Ptr,
 }
 
 /// The mirror. See [`Mirror::device_id`] for the question it is made for.

@@ -5,7 +5,7 @@ use super::{
     facts::{LookedUp, of_fault, place},
 };
 use crate::model::{
-    Evidence, Model, Subject,
+    Doubt, Evidence, Model, Subject,
     faults::{Fault, Stray},
     judge::Breach,
     span::Stage,
@@ -67,10 +67,15 @@ pub fn delivered(model: &Model, fault: &Fault, message: &Stray) -> Option<Breach
         place(fault.group_id, pasid),
         message.device_id,
     );
-    let attach = fault.handle.and_then(|handle| model.mirror.handles.get(&handle)?.attach);
+    let handle = fault.handle.and_then(|handle| model.mirror.handles.get(&handle));
+    // A sibling in the handle's group has an id of its own, which is as good.
+    let device = fault.report.device.ptr;
+    let own = model.mirror.idev_of(device).and_then(|idev| idev.bound).filter(|bound| bound.ts < fault.ts);
+    let unknown = handle.is_none_or(|handle| handle.device != device) && own.is_none();
     let breach = Breach::new(RuleId::DeviceMismatch, fault.ts, text, subject);
+    let breach = breach.unless(unknown.then_some(Doubt::Beginning));
     Some(breach.proven_by([
-        attach,
+        handle.and_then(|handle| handle.attach),
         fault.stages[Stage::Report as usize],
         fault.stages[Stage::Lookup as usize],
         Some(message.seen),

@@ -22,7 +22,7 @@ fn breach(grave: &Grave, message: String, last: Evidence) -> Breach {
     Breach::new(RuleId::GroupUseAfterFree, grave.report.ts, message, subject).proven_by([
         Some(grave.report),
         grave.response,
-        Some(grave.freed),
+        Some(grave.freed).filter(|freed| freed.ts < last.ts),
         Some(last),
     ])
 }
@@ -37,6 +37,17 @@ pub fn seen_again(grave: &Grave, event: &Event, group: Ptr) -> Breach {
     let message =
         format!("fault group {group} of {} was {what} after it was freed", place(grave.group_id, grave.pasid));
     breach(grave, message, Evidence::of(event, what))
+}
+
+/// The removal of a device from its queue frees a group that its report, on another thread, has handed to the handler and is not
+/// through with. What is on the device's list of pending groups then is what no handler has taken off it.
+pub fn freed_around(grave: &Grave, event: &Event) -> Breach {
+    let message = format!(
+        "fault group {} of {} was freed by the removal of its device from the queue while its report goes on with it",
+        grave.ptr,
+        place(grave.group_id, grave.pasid)
+    );
+    breach(grave, message, Evidence::of(event, "free"))
 }
 
 /// A group is delivered by a read that began after its free.

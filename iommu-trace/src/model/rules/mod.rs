@@ -28,6 +28,7 @@ mod sva_users;
 mod table;
 mod use_after_detach;
 mod visible_before_attach;
+mod wrong_device;
 mod wrong_domain;
 
 use std::str::FromStr;
@@ -51,12 +52,14 @@ pub(super) use {
     freed_while_attached::freed,
     group_leak::{destroyed_around, not_freed},
     group_use_after_free::delivered_again,
+    group_use_after_free::freed_around,
     group_use_after_free::seen_again,
     iopf_unbalanced::{joined, left},
     partial_leak::{abandoned, left_behind},
     reset_unbalanced::{left_in_reset, reset_done},
     sva_incomplete::bound as bound_incomplete,
     sva_users::{bound, detached_with_users, unbinding, unbound_and_attached},
+    wrong_device::delivered as delivered_for_another,
 };
 
 /// Rules that look at the return of a change, before it is applied.
@@ -138,6 +141,8 @@ rule_ids! {
     PartialLeak = "partial-leak",
     /// A fault is handled by another domain than the one in its slot.
     WrongDomain = "wrong-domain",
+    /// User space is told of a fault with the id of another device than the one that raised it.
+    WrongDevice = "wrong-device",
     /// The count of binds and unbinds disagrees with `users`, or the bond is gone while users remain.
     SvaUsers = "sva-users",
     /// Bind returns a handle whose device or domain is not set.

@@ -161,7 +161,7 @@ pub const RULES: &[Rule] = &[
     rule(
         RuleId::GroupUseAfterFree,
         Severity::Error,
-        "a fault group is answered, delivered or freed after it was freed",
+        "a fault group is answered, delivered or freed after it was freed, or freed while its report goes on with it",
         "iopf_free_group() ends a group",
         "iopf_free_group()",
         probes::GROUPS.union(probes::LOOKUPS).union(ProbeSet::of(&[ProbeId::GroupDequeue, ProbeId::FaultRead])),
@@ -182,6 +182,20 @@ pub const RULES: &[Rule] = &[
         "a handle's domain is set by its attach, once, and the faults of another handle are none of its affair",
         "iommu_make_pasid_array_entry(), iommu_report_device_fault(), iommufd_auto_response_faults()",
         probes::CHANGES.union(probes::LOOKUPS).union(probes::CLEANUPS).union(probes::GROUPS),
+    ),
+    rule(
+        RuleId::WrongDevice,
+        Severity::Error,
+        "user space is told of a fault with the id of another device than the one that raised it",
+        "dev_id of a page fault is the id of the device that it comes from",
+        "struct iommu_hwpt_pgfault, iommufd_compose_fault_message()",
+        ProbeSet::of(&[
+            ProbeId::ReportDeviceFault,
+            ProbeId::IommufdBind,
+            ProbeId::IommufdUnbind,
+            ProbeId::FaultRead,
+            ProbeId::GroupResponse,
+        ]),
     ),
     rule(
         RuleId::SvaUsers,

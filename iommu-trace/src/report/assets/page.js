@@ -46,7 +46,8 @@
   const total = Object.values(stats.violations).reduce((a, b) => a + b, 0);
   const lost = stats.lost.reduce((a, b) => a + b.count, 0);
   byId("machine").textContent =
-    `Linux ${meta.kernel} ${meta.machine} on ${meta.host}, from ${new Date(meta.epoch_ms).toISOString()}, ${duration(meta.duration)}`;
+    `Linux ${meta.kernel} ${meta.machine} on ${meta.host}, from ${new Date(meta.epoch_ms).toISOString()}, ${duration(meta.duration)}` +
+    (meta.stretched ? `; ${meta.stretched}` : "");
   document.title = `iommu-trace: ${meta.host}, Linux ${meta.kernel}`;
   const tile = (label, value, kind) => byId("tiles").append(el("div", { class: "tile " + (kind || "") }, el("b", {}, value), label));
   const faultsAll = (stats.events.fault || { count: 0 }).count;

@@ -16,8 +16,9 @@ use aya::{
 };
 use iommu_trace_common::{ProbeId, Settings};
 
-use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, sums, targets};
+use super::{LiveOptions, MAX_RING, MIN_RING, diagnostics::LEVEL, stretch, sums, targets};
 use crate::{
+    event::harmless,
     kernel::{Asked, Kernel},
     probes::{Plan, Probe, Program, Verdict, Way},
 };
@@ -29,7 +30,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/io
 const MAX_LOADERS: usize = 8;
 
 /// The types of what the plan attaches to, in the form that the loader wants them in.
-pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
+pub fn kernel_types(kernel: &Kernel, plan: &Plan, stretch: &stretch::Plan) -> anyhow::Result<Btf> {
     let (mut functions, mut tracepoints) = (Vec::new(), Vec::new());
     for planned in &plan.0 {
         for program in &planned.programs {
@@ -40,6 +41,11 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
             }
         }
     }
+    for function in stretch.functions() {
+        if !functions.contains(&function) {
+            functions.push(function);
+        }
+    }
     functions.dedup();
     targets::as_btf(&kernel.types.attach_targets(&functions, &tracepoints))
 }
@@ -48,10 +54,17 @@ pub fn kernel_types(kernel: &Kernel, plan: &Plan) -> anyhow::Result<Btf> {
 ///
 /// Programs read kernel structures by loads that the verifier checks against the kernel's types. Where it refuses one, as
 /// where a type is not what the function's prototype has us believe, all are loaded anew to read through helpers.
-pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &LiveOptions) -> anyhow::Result<Ebpf> {
+pub fn load_and_attach(
+    kernel: &Kernel,
+    btf: &Btf,
+    plan: &mut Plan,
+    stretch: &mut stretch::Plan,
+    options: &LiveOptions,
+) -> anyhow::Result<Ebpf> {
     let before = plan.clone();
     let mut ebpf = load(kernel, plan, options, true)?;
-    let refused = attach_all(&mut ebpf, btf, plan);
+    stretch.attach(&mut ebpf, btf)?;
+    let refused = attach_all(&mut ebpf, btf, plan)?;
     if refused {
         tracing::warn!(
             "the verifier refused a program that reads by loads: all read through helpers, which costs more"
@@ -60,7 +73,8 @@ pub fn load_and_attach(kernel: &Kernel, btf: &Btf, plan: &mut Plan, options: &Li
         drop(ebpf);
         *plan = before;
         ebpf = load(kernel, plan, options, false)?;
-        attach_all(&mut ebpf, btf, plan);
+        stretch.attach(&mut ebpf, btf)?;
+        attach_all(&mut ebpf, btf, plan)?;
     }
     Ok(ebpf)
 }
@@ -93,6 +107,9 @@ fn load(kernel: &Kernel, plan: &Plan, options: &LiveOptions, direct: bool) -> an
     }
     if !options.track_frees {
         loader.map_max_entries("WATCHED", 1);
+    }
+    if options.stretch.is_empty() {
+        loader.map_max_entries("STRETCH_INSIDE", 1);
     }
     if options.sums {
         let cpus = nr_cpus().map_err(|(_, error)| error).context("cannot tell the number of CPUs")?;
@@ -136,10 +153,10 @@ fn raise_memlock() {
 }
 
 /// Loads every program of the plan, and attaches those on functions of vmlinux. What can't be attached is noted in the plan with the reason.
-/// Tells whether the verifier refused one.
+/// Tells whether the verifier refused one. That something has run out is no property of the kernel, and so an error.
 ///
 /// The verifier's work is most of it, and it runs on as many threads as there are CPUs, up to a few.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> anyhow::Result<bool> {
     let mut refused = false;
     let mut there: BTreeMap<String, &mut AyaProgram> =
         ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
@@ -158,30 +175,41 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
     let queue = Mutex::new(&mut jobs);
     let broken = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(job) = next(&queue) {
-                    let started = Instant::now();
-                    let name = &job.program.name;
-                    match attach(job.loaded, job.probe, job.symbol.as_deref(), &job.program, btf) {
-                        Ok(program) => tracing::trace!(
-                            program = name.as_str(),
-                            load = ?program.1,
-                            took = ?started.elapsed(),
-                            verified = program.0.info().ok().and_then(|info| info.verified_instruction_count()),
-                            "loaded and attached"
-                        ),
-                        Err(error) => {
-                            let refused = is_refusal(&error);
-                            let reason = format!("{} {name}: {}", job.program.way, reason(&error));
-                            broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.probe.id, reason, refused));
-                        }
-                    }
+    let exhausted = Mutex::new(None);
+    let work = || {
+        while let Some(job) = next(&queue) {
+            let started = Instant::now();
+            let name = &job.program.name;
+            match attach(job.loaded, job.probe, job.symbol.as_deref(), &job.program, btf) {
+                Ok(program) => tracing::trace!(
+                    program = name.as_str(),
+                    load = ?program.1,
+                    took = ?started.elapsed(),
+                    verified = program.0.info().ok().and_then(|info| info.verified_instruction_count()),
+                    "loaded and attached"
+                ),
+                Err(error) if has_run_out(&error).is_some() => {
+                    exhausted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    break;
                 }
-            });
+                Err(error) => {
+                    let refused = is_refusal(&error);
+                    let reason = format!("{} {name}: {}", job.program.way, reason(&error));
+                    broken.lock().unwrap_or_else(PoisonError::into_inner).push((job.probe.id, reason, refused));
+                }
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        // Where there is no memory for more threads, this one does it all.
+        let spawn = || std::thread::Builder::new().spawn_scoped(scope, work);
+        let _others: Vec<_> = (1..threads).map_while(|_| spawn().ok()).collect();
+        work();
     });
+    if let Some(error) = exhausted.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let what = has_run_out(&error).unwrap_or("something has run out");
+        return Err(anyhow::anyhow!("{}", reason(&error)).context(format!("cannot attach the probes: {what}")));
+    }
     for (id, reason, of_its_loads) in broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
         tracing::debug!(%reason, "a probe could not be attached");
         if has_no_address(&reason) {
@@ -191,7 +219,18 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf, plan: &mut Plan) -> bool {
             plan.broken(id, &reason);
         }
     }
-    refused
+    Ok(refused)
+}
+
+/// What has run out, and what to do about it, where that is why something failed.
+fn has_run_out(error: &anyhow::Error) -> Option<&'static str> {
+    let codes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    codes.into_iter().find_map(|code| match code {
+        libc::EMFILE => Some("this process may open no more files; `ulimit -n` should be 512 or more"),
+        libc::ENFILE => Some("the system has as many open files as it may have (fs.file-max)"),
+        libc::ENOMEM => Some("the kernel has no memory for them"),
+        _ => None,
+    })
 }
 
 /// One program to attach; `None` where the object lacks it.
@@ -289,7 +328,7 @@ pub fn reason(error: &anyhow::Error) -> String {
         let cause = cause.to_string();
         let lines: Vec<&str> = cause.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = lines.len().saturating_sub(6);
-        text.push(lines.get(tail..).unwrap_or_default().join(" | "));
+        text.push(harmless(&lines.get(tail..).unwrap_or_default().join(" | ")).into_owned());
     }
     text.dedup();
     text.join(": ")
@@ -297,8 +336,13 @@ pub fn reason(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aya::sys::SyscallError;
+
     use super::*;
-    use crate::probes::CATALOGUE;
+    use crate::probes::{
+        CATALOGUE,
+        stretch::{POINTS, Point},
+    };
 
     #[test]
     fn a_function_without_an_address_is_told_by_the_verifiers_words() {
@@ -306,6 +350,17 @@ mod tests {
             output: The address of function iommu_completion_wait cannot be found | processed 0 insns";
         assert!(has_no_address(text));
         assert!(!has_no_address("fentry a_enter: Permission denied (os error 13)"));
+    }
+
+    #[test]
+    fn what_has_run_out_is_told_from_what_a_kernel_lacks() {
+        let failed = |errno| {
+            let io_error = std::io::Error::from_raw_os_error(errno);
+            anyhow::Error::new(ProgramError::SyscallError(SyscallError { call: "bpf_link_create", io_error }))
+        };
+        assert!(has_run_out(&failed(libc::EMFILE)).unwrap().contains("ulimit -n"));
+        assert!(has_run_out(&failed(libc::ENOMEM)).unwrap().contains("memory"));
+        assert_eq!(has_run_out(&failed(libc::EBUSY)), None);
     }
 
     #[test]
@@ -330,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_has_every_program_of_the_catalogue_and_no_other() {
+    fn the_object_has_every_program_of_the_tables_and_no_other() {
         let object = aya_obj::Object::parse(OBJECT).unwrap();
         let mut wanted: Vec<String> = Vec::new();
         for probe in CATALOGUE {
@@ -345,6 +400,8 @@ mod tests {
                 wanted.push(format!("{}_{suffix}", probe.stem));
             }
         }
+        let stretching = POINTS.iter().flat_map(Point::programs).map(|(_, name, _)| name.to_owned());
+        wanted.extend(stretching);
         let mut there: Vec<String> = object.programs.keys().cloned().collect();
         wanted.sort();
         there.sort();

@@ -10,6 +10,7 @@ mod near;
 mod order;
 mod ring;
 mod stacks;
+mod stretch;
 mod sums;
 mod targets;
 
@@ -31,15 +32,16 @@ use self::{
     order::Reorder,
     ring::{Mark, Ring},
     stacks::LiveStacks,
+    stretch::LiveWaits,
     sums::Sums,
 };
-
-use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks};
+use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks, Waits};
 use crate::{
     event::{ProbeId, decode},
     kernel::{Kernel, iommu_groups, privileges::explain},
     model::{Features, span::Topic},
-    probes::{Plan, ProbeStatus, Verdict, Wanted},
+    probes::{Plan, ProbeStatus, Verdict, Wanted, stretch::Stretch},
+    sandbox::{Grant, Needs},
 };
 
 /// How long to wait for more while events are held back.
@@ -94,6 +96,8 @@ pub struct LiveOptions {
     pub sums: bool,
     /// The groups whose page faults are wanted.
     pub groups: Groups,
+    /// Where the kernel is made to wait, and for how long: a later word for a step counts.
+    pub stretch: Vec<Stretch>,
 }
 
 /// Whose kernel stacks are taken.
@@ -142,6 +146,7 @@ impl Default for LiveOptions {
             track_frees: false,
             sums: false,
             groups: Groups::All,
+            stretch: Vec::new(),
         }
     }
 }
@@ -152,8 +157,9 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let kernel = Kernel::running()?;
     let types = started.elapsed();
     let mut plan = Plan::new(&kernel, &options.wanted());
-    let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options).map_err(explain)?;
+    let mut stretch = stretch::Plan::new(&kernel, &options.stretch)?;
+    let btf = attach::kernel_types(&kernel, &plan, &stretch)?;
+    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, &mut stretch, options).map_err(explain)?;
     options.groups.leave_out(&mut ebpf)?;
     let about = About::of(&kernel);
     let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
@@ -172,6 +178,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     }
     let mut live = Live::new(about, &plan, ebpf, options)?;
     live.modules = modules;
+    live.begin_to_wait(&stretch)?;
     if plan.has(ProbeId::GroupShowType) {
         live.take_snapshot()?;
     }
@@ -192,8 +199,9 @@ fn give_memory_back() {
 pub fn probe_verdicts(options: &LiveOptions) -> anyhow::Result<Vec<ProbeStatus>> {
     let kernel = Kernel::running()?;
     let mut plan = Plan::new(&kernel, &options.wanted());
-    let btf = attach::kernel_types(&kernel, &plan)?;
-    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, options)?;
+    let mut stretch = stretch::Plan::default();
+    let btf = attach::kernel_types(&kernel, &plan, &stretch)?;
+    let mut ebpf = attach::load_and_attach(&kernel, &btf, &mut plan, &mut stretch, options)?;
     Modules::new(kernel, &mut plan, &mut ebpf)?;
     detach::in_background(ebpf);
     Ok(plan.status())
@@ -242,6 +250,8 @@ struct Live {
     ebpf: Option<Ebpf>,
     /// iommufd, where it is a module.
     modules: Option<Modules>,
+    /// Where the kernel is made to wait.
+    waits: Option<Arc<LiveWaits>>,
     costs: Cost,
     /// Everything older than this was given out.
     released: u64,
@@ -263,7 +273,8 @@ impl Live {
         let diagnostics = if options.verbose { Some(Diagnostics::new(&mut ebpf)?) } else { None };
         let ring = Ring::new(ebpf.take_map("RING").context("the BPF object has no map RING")?)?;
         let losses = Losses::new(ebpf.take_map("LOST").context("the BPF object has no map LOST")?)?;
-        let stacks = LiveStacks::new(ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?)?;
+        let stacks = ebpf.take_map("STACKS").context("the BPF object has no map STACKS")?;
+        let stacks = LiveStacks::new(stacks, options.stacks.is_any())?;
         let sums = if options.sums {
             let near = ebpf.take_map("NEAR").context("the BPF object has no map NEAR")?;
             Some(Sums::new(&near, ebpf.take_map("SUMS").context("the BPF object has no map SUMS")?)?)
@@ -280,6 +291,7 @@ impl Live {
             epoch_offset_ns: epoch_offset_ns(),
             started_ns: now,
             settled: false,
+            stretched: Vec::new(),
         };
         Ok(Live {
             info,
@@ -296,11 +308,25 @@ impl Live {
             diagnostics,
             ebpf: Some(ebpf),
             modules: None,
+            waits: None,
             costs: Cost::default(),
             released: now,
             stopped: None,
             ended: false,
         })
+    }
+
+    /// Switches the waits on whose programs are attached.
+    fn begin_to_wait(&mut self, stretch: &stretch::Plan) -> anyhow::Result<()> {
+        if stretch.is_empty() {
+            return Ok(());
+        }
+        let ebpf = self.ebpf.as_mut().context("the probes are detached")?;
+        let switch = ebpf.take_map("STRETCH_NS").context("the BPF object has no map STRETCH_NS")?;
+        let counters = ebpf.take_map("STRETCHED").context("the BPF object has no map STRETCHED")?;
+        self.waits = Some(Arc::new(LiveWaits::begin(stretch, switch, counters)?));
+        self.info.stretched = stretch.told();
+        Ok(())
     }
 
     /// Has the BPF side tell what every group holds. The ring is emptied after each group, so that a small one will do.
@@ -428,6 +454,9 @@ impl Source for Live {
 
     fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(ebpf) = self.ebpf.take() {
+            if let Some(waits) = &self.waits {
+                waits.end()?;
+            }
             self.costs = costs(&ebpf);
             self.look_at_sums(true)?;
             self.stopped = Some(self.ring.mark(monotonic_ns));
@@ -442,6 +471,16 @@ impl Source for Live {
 
     fn stacks(&self) -> Arc<dyn Stacks> {
         Arc::clone(&self.stacks) as Arc<dyn Stacks>
+    }
+
+    fn needs(&self) -> Needs {
+        // What is told of programs and modules is in procfs and sysfs.
+        let needs = Needs::NOTHING.and(Grant::Read).and(Grant::Maps).and(Grant::Detach);
+        if self.modules.is_some() { needs.and(Grant::Probe) } else { needs }
+    }
+
+    fn waits(&self) -> Option<Arc<dyn Waits>> {
+        self.waits.clone().map(|waits| waits as Arc<dyn Waits>)
     }
 
     fn cost(&self) -> Cost {

@@ -154,6 +154,9 @@ fn header(buffer: &mut Buffer, area: Rect, world: &World, ui: &Ui, theme: Theme)
     if let Some(command) = &world.command {
         push(command.clone(), Style::new());
     }
+    if !world.info.stretched.is_empty() {
+        push("stretched".into(), theme.warn());
+    }
     push(format!("Linux {} {}", world.info.kernel, world.info.host), theme.dim());
     buffer.set_line(area.x, area.y, &line, area.width);
 }

@@ -10,6 +10,7 @@ pub mod map_load;
 pub mod page_request;
 pub mod race;
 pub mod replace_race;
+pub mod siblings;
 pub mod undrained;
 pub mod unplug;
 pub mod vfio;

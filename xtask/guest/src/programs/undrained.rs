@@ -34,6 +34,10 @@ pub struct Args {
     /// Raise the interrupt right before the detach: for a kernel that is slow between look-up and handler.
     #[arg(long)]
     pub interrupt_first: bool,
+    /// Detach so many milliseconds after it was begun to raise the interrupt, which takes edu two transfers of 100 ms each: around 200
+    /// the two meet.
+    #[arg(long, value_name = "MS", requires = "interrupt_first")]
+    pub detach_at: Option<u64>,
     /// Replace a PASID's page table instead; the request itself, with that PASID, comes only with the interrupt.
     #[arg(long, conflicts_with_all = ["interrupt_first", "not_the_last"])]
     pub replace: bool,
@@ -76,6 +80,14 @@ pub fn run(args: &Args, truth: &Arc<Truth>) -> Result<()> {
         queue.put(&[request])?;
         queue.interrupt()?;
         replace.join().ok().context("the replacing thread panicked")?
+    } else if let Some(at) = args.detach_at {
+        let detach = thread::spawn(move || {
+            pause(Duration::from_millis(at));
+            let result = device.detach();
+            (device, result)
+        });
+        queue.interrupt()?;
+        detach.join().ok().context("the detaching thread panicked")?
     } else if args.interrupt_first {
         queue.interrupt()?;
         let result = device.detach();

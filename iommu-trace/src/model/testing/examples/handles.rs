@@ -158,6 +158,21 @@ pub fn device_mismatch() -> Script {
     script
 }
 
+/// A group's second device faults, and user space is told the id of the first.
+#[must_use]
+pub fn wrong_device() -> Script {
+    let (first, second) = (dev_in(1, 1), dev_in(2, 1));
+    let mut script = script();
+    let (handle, req) = (hnd(1, &first), Req::new(None, 1, 0x1000));
+    vmm(&mut script).bind(&first).bind(&second).attach(&first, 0, &handle);
+    interrupt(&mut script).fault(group(1), &second, &req, &handle);
+    server(&mut script).read(first.id, &req, 2);
+    let told = script.events.len();
+    server(&mut script).write(group(1), &second, &req, &handle, 0);
+    script.answer_with_cookie(told, 2);
+    script
+}
+
 /// A fault reaches the handler of another domain than the one that its handle was attached with.
 #[must_use]
 pub fn wrong_domain() -> Script {

@@ -63,6 +63,7 @@ pub fn example(rule: RuleId) -> Example {
         RuleId::GroupUseAfterFree => usual(group_use_after_free()),
         RuleId::PartialLeak => usual(partial_leak()),
         RuleId::WrongDomain => usual(wrong_domain()),
+        RuleId::WrongDevice => usual(wrong_device()),
         RuleId::SvaUsers => usual(sva_users()),
         RuleId::SvaIncomplete => usual(sva_incomplete()),
         RuleId::IopfUnbalanced => usual(iopf_unbalanced()),

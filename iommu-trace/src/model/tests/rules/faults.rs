@@ -161,6 +161,26 @@ fn group_use_after_free() {
 }
 
 #[test]
+fn group_use_after_free_a_device_leaves_its_queue_in_the_midst_of_a_report() {
+    let (device, handle, req, mut script) = faulting();
+    script.pass(SECOND).by(20).report(&device, &req).lookup(&device, 0, &handle);
+    script.by(20).group(ProbeId::IommufdIopfHandler, group(1), &device, &req, &handle, 1);
+    let mut lawful = script.clone();
+    script.by(10).queue_remove(&device).page_response(group(1), &device, &req, 1);
+    script.by(10).free(group(1), &device, &req, &handle).queue_removed(&device);
+    let effects = script.run();
+    assert_eq!(broken(&effects), ["group-use-after-free"]);
+    assert!(effects.violations[0].message.contains("while its report goes on with it"));
+    let proof: Vec<_> = effects.violations[0].evidence.iter().map(|piece| piece.what).collect();
+    assert_eq!(proof, ["report", "response", "free"]);
+    // Once the report is through with it, whoever frees it frees it.
+    lawful.by(20).reported(0);
+    lawful.by(10).queue_remove(&device).page_response(group(1), &device, &req, 1);
+    lawful.by(10).free(group(1), &device, &req, &handle).queue_removed(&device);
+    assert_eq!(broken(&lawful.run()), [""; 0]);
+}
+
+#[test]
 fn a_read_that_began_before_the_free_may_tell_after_it() {
     let (device, handle, req, mut script) = faulting();
     script.by(20).fault(group(1), &device, &req, &handle);

@@ -455,6 +455,43 @@ fn device_mismatch_user_space_is_told_another_id() {
     assert_eq!(proof, ["attach", "report", "look-up", "delivery"]);
 }
 
+/// A group of two devices, the first attached; the second's fault is delivered with this id.
+fn siblings(id: u32) -> Script {
+    let (first, second) = (dev_in(1, 1), dev_in(2, 1));
+    let (handle, req) = (hnd(1, &first), Req::new(None, 1, 0x1000));
+    let mut script = Script::new();
+    script.by(10).bind(&first).bind(&second).attach(&first, 0, &handle);
+    script.by(20).fault(group(1), &second, &req, &handle);
+    script.by(30).read(id, &req, 1);
+    let told = script.events.len();
+    script.by(30).write(group(1), &second, &req, &handle, 0);
+    script.answer_with_cookie(told, 1);
+    script
+}
+
+#[test]
+fn wrong_device_a_sibling_s_fault_is_told_with_the_first_device_s_id() {
+    let effects = siblings(dev_in(1, 1).id).run();
+    assert_eq!(broken(&effects), ["wrong-device"]);
+    let proof: Vec<_> = effects.violations[0].evidence.iter().map(|piece| piece.what).collect();
+    assert_eq!(proof, ["bind", "attach", "report", "delivery"]);
+    let message = &effects.violations[0].message;
+    assert!(message.contains("0000:00:00.2 (device id 3)") && message.ends_with("device id 2"), "{message}");
+    // As a kernel would have it.
+    assert_eq!(broken(&siblings(dev_in(2, 1).id).run()), [""; 0]);
+    // Neither's.
+    assert_eq!(broken(&siblings(77).run()), ["device-mismatch"]);
+}
+
+#[test]
+fn wrong_device_is_not_told_where_the_bind_was_not_seen() {
+    let mut script = siblings(dev_in(1, 1).id);
+    // From the attach on.
+    let attach = script.events.iter().position(|event| event.probe == ProbeId::AttachGroupHandle).unwrap();
+    script.events.drain(..attach);
+    assert_eq!(broken(&script.run()), [""; 0]);
+}
+
 #[test]
 fn wrong_domain() {
     let (device, mut script) = bound(1);

@@ -393,6 +393,7 @@ impl Sim {
         let wrong = self.wrong(Bug::WrongId);
         let Some(group) = self.groups.get_mut(&group) else { return Vec::new() };
         group.cookie = cookie;
+        // Of the device that was attached first, as 7.3.4 has it, whichever of the group it was that faulted.
         let id = group.seen.device_id.unwrap_or_default() + if wrong { 1000 } else { 0 };
         let message = |(index, req): (usize, &crate::model::testing::Req)| Delivered {
             fault,
