@@ -102,9 +102,10 @@ impl Outcome {
             None => Ok(self),
             Some(trouble) => {
                 let message = format!("{trouble}\n{}", self.console_tail());
-                let unlucky = match self.status {
+                let unlucky = match &self.status {
                     Status::TimedOut(..) => true,
-                    Status::Crashed(_) => self.boot.is_none(),
+                    // An emulated CPU can run into an instruction that the kernel is just patching, which is a breakpoint meanwhile.
+                    Status::Crashed(alarm) => self.boot.is_none() || alarm.line.contains("Oops: int3"),
                     _ => false,
                 };
                 Err(if unlucky { Unlucky(message).into() } else { anyhow!(message) })
@@ -191,6 +192,10 @@ mod tests {
         assert!(!outcome(Status::NoVerdict("it ended".into()), vec![]).success().unwrap_err().is::<Unlucky>());
         let crash = Status::Crashed(warning());
         assert!(outcome(crash.clone(), vec![]).success().unwrap_err().is::<Unlucky>());
+        let patched = Status::Crashed(Alarm { line: "Oops: int3: 0000 [#1]".into(), ..warning() });
+        assert!(
+            Outcome { boot: Some(Duration::ZERO), ..outcome(patched, vec![]) }.success().unwrap_err().is::<Unlucky>()
+        );
         let later = Outcome { boot: Some(Duration::from_secs(5)), ..outcome(crash, vec![]) };
         assert!(!later.success().unwrap_err().is::<Unlucky>());
     }
