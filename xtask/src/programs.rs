@@ -13,8 +13,6 @@ use crate::{arch::Arch, cargo, command, cross, workspace};
 
 /// The profile of programs that are to be built quickly and run once.
 const QUICK: &str = "guest";
-/// A compiler's flags for a static program.
-pub const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Programs for a guest, on the host.
 #[derive(Clone, Debug)]
@@ -55,6 +53,11 @@ impl Programs {
 /// Builds the programs of one package. Packages are built one by one: together, cargo would unify their features, and
 /// each change of the set would build everything again.
 fn build(arch: Arch, package: &str, profile: &str) -> Result<Vec<PathBuf>> {
+    run(&mut cargo_build(arch, package, profile)?)
+}
+
+/// The command that builds the static programs of one package.
+pub fn cargo_build(arch: Arch, package: &str, profile: &str) -> Result<Command> {
     let mut cargo = match arch {
         Arch::Amd64 => cargo::command(),
         Arch::Arm64 => cross::cargo(arch)?,
@@ -75,21 +78,30 @@ fn build(arch: Arch, package: &str, profile: &str) -> Result<Vec<PathBuf>> {
         // The target is named although it may be the host's own: flags then leave build scripts and macros alone.
         .arg("--message-format=json-render-diagnostics")
         // Static, because the guest has no libraries. A musl target would have to be installed; glibc's is there.
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", STATIC)
+        .env(rustflags(Arch::Amd64), "-C target-feature=+crt-static")
         .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    let output = cargo.output().map_err(|error| command::cannot_start(&cargo, &error))?;
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    Ok(cargo)
+}
+
+/// The variable in which cargo takes the compiler's flags for an architecture's programs.
+#[must_use]
+pub fn rustflags(arch: Arch) -> String {
+    format!("CARGO_TARGET_{}_RUSTFLAGS", arch.facts().target.to_uppercase().replace('-', "_"))
+}
+
+/// Runs such a command; the programs that it has built.
+pub fn run(cargo: &mut Command) -> Result<Vec<PathBuf>> {
+    cargo.stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = cargo.output().map_err(|error| command::cannot_start(cargo, &error))?;
     if !output.status.success() {
-        bail!("cannot build the guest's programs: `{}` failed ({})", command::shown(&cargo), output.status);
+        bail!("cannot build the programs: `{}` failed ({})", command::shown(cargo), output.status);
     }
     Ok(executables(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// The executables that cargo's JSON messages name.
-#[must_use]
-pub fn executables(messages: &str) -> Vec<PathBuf> {
+fn executables(messages: &str) -> Vec<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

@@ -1,11 +1,11 @@
 //! The programs of a release, built so that where they are built does not matter.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{ffi::OsStr, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Source;
-use crate::{arch::Arch, cargo, command, cross, programs, workspace};
+use crate::{arch::Arch, programs, progress::Progress, workspace};
 
 /// The profile of what is handed out.
 const PROFILE: &str = "dist";
@@ -31,35 +31,19 @@ impl Built {
 }
 
 fn build(arch: Arch, source: &Source) -> Result<PathBuf> {
-    let target = arch.facts().target;
-    let mut cargo = match arch {
-        Arch::Amd64 => cargo::command(),
-        Arch::Arm64 => cross::cargo(arch)?,
-    };
-    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
-    // What `cross` has set for this target stays.
-    let flags = cargo
-        .get_envs()
-        .find_map(|(name, value)| (name == variable.as_str()).then(|| value?.to_str().map(str::to_owned))?)
-        .unwrap_or_else(|| programs::STATIC.to_owned());
+    let mut cargo = programs::cargo_build(arch, "iommu-trace", PROFILE)?;
+    let variable = programs::rustflags(arch);
+    let set = cargo.get_envs().find_map(|(name, value)| if name == variable.as_str() { value } else { None });
+    let flags = [set.and_then(OsStr::to_str).unwrap_or_default().to_owned(), remapped()?.join(" ")].join(" ");
     cargo
-        .current_dir(workspace::root())
-        .args(["build", "--locked", "--quiet", "--profile", PROFILE, "--target", target])
-        .args(["--package", "iommu-trace", "--bins", "--message-format=json-render-diagnostics"])
-        .env(&variable, format!("{flags} {}", remapped()?.join(" ")))
+        .arg("--locked")
+        .env(&variable, flags)
         .env("IOMMU_TRACE_COMMIT", &source.commit)
-        .env("SOURCE_DATE_EPOCH", source.time.to_string())
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    let progress = crate::progress::Progress::start(format!("iommu-trace for {}", arch.facts().debian));
-    let output = cargo.output().map_err(|error| command::cannot_start(&cargo, &error))?;
-    if !output.status.success() {
-        bail!("cannot build the release: `{}` failed ({})", command::shown(&cargo), output.status);
-    }
+        .env("SOURCE_DATE_EPOCH", source.time.to_string());
+    let progress = Progress::start(format!("iommu-trace for {}", arch.facts().debian));
+    let built = programs::run(&mut cargo)?;
     progress.done("");
-    programs::executables(&String::from_utf8_lossy(&output.stdout))
+    built
         .into_iter()
         .find(|program| program.ends_with("iommu-trace"))
         .context("package iommu-trace has built no program of its name")

@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Built, Source, staging::Staging};
+use super::{Source, staging::Staging};
 use crate::{cargo, command, workspace};
 
 /// The version that is known to work.
 const VERSION: &str = "3.8.0";
 
 /// Packs what is staged.
-pub fn make(staging: &Staging, built: &Built, source: &Source, output: &Path) -> Result<PathBuf> {
+pub fn make(staging: &Staging, source: &Source, output: &Path) -> Result<PathBuf> {
     let facts = staging.arch.facts();
     let file = output.join(format!("iommu-trace_{}_{}.deb", source.version, facts.debian));
     let mut command = Command::new(cargo::tool("cargo-deb", VERSION)?);
@@ -24,6 +24,6 @@ pub fn make(staging: &Staging, built: &Built, source: &Source, output: &Path) ->
         .args(["--deb-version", &source.version, "--output"])
         .arg(&file)
         .env("SOURCE_DATE_EPOCH", source.time.to_string());
-    command::output(&mut command).with_context(|| format!("cannot pack {}", built.program.display()))?;
+    command::output(&mut command).with_context(|| format!("cannot make {}", file.display()))?;
     Ok(file)
 }

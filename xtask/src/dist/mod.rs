@@ -104,5 +104,5 @@ pub fn package(built: &Built, source: &Source, output: &Path) -> Result<Packages
     // One at a time: all of them are laid out in one place.
     let _lock = Lock::take("dist")?;
     let staging = Staging::fill(built, source)?;
-    Ok(Packages { tarball: tarball::make(&staging, source, output)?, deb: deb::make(&staging, built, source, output)? })
+    Ok(Packages { tarball: tarball::make(&staging, source, output)?, deb: deb::make(&staging, source, output)? })
 }

@@ -69,8 +69,8 @@ pub fn text(arch: Arch, source: &Source) -> Result<String> {
     for package in &linked {
         let name = format!("{} {}", package.name, package.version);
         let license = package.license.as_deref().with_context(|| format!("{name} tells no licence"))?;
-        let place = package.repository.as_deref().unwrap_or("crates.io");
-        writeln!(text, "- {name}: {license} ({place})")?;
+        let place = package.repository.as_deref().map(|place| format!(" ({place})")).unwrap_or_default();
+        writeln!(text, "- {name}: {license}{place}")?;
         for license in licenses(Path::new(&package.manifest_path))? {
             texts.entry(license).or_default().push(name.clone());
         }
