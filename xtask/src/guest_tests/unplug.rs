@@ -99,7 +99,9 @@ const BEGIN: &str = "unplug: begin";
 const END: &str = "unplug: end";
 /// What is said of it anyway: VFIO tells that the program did not ask to be told of a removal, and resets what sits in a slot
 /// when it is opened and closed, which the core tells, and once that it was without the slot's lock.
-const ORDINARY: [&str; 4] = [
+const ORDINARY: [&str; 5] = [
+    // Of the next, where it comes often.
+    "vfio_pci_core_request: ",
     ": No device request channel registered, blocked until released by user",
     ": unlocked secondary bus reset via: ",
     ": resetting",
