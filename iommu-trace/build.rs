@@ -48,21 +48,23 @@ fn build() -> Result<(), String> {
     let stripped = strip::without_debug(&whole).ok_or_else(|| format!("{} is no ELF object", built.display()))?;
     fs::write(&object, &stripped).map_err(|error| format!("cannot write {}: {error}", object.display()))?;
     println!("cargo::rustc-env=IOMMU_TRACE_BPF_SHA256={:x}", Sha256::digest(&stripped));
-    println!("cargo::rustc-env=IOMMU_TRACE_BUILD_COMMIT={}", commit::find(profile(&out_dir)));
+    println!(
+        "cargo::rustc-env=IOMMU_TRACE_BUILD_COMMIT={}",
+        commit::find(&profile(&out_dir).file_name().unwrap_or_default().to_string_lossy())
+    );
     println!("cargo::rustc-env=IOMMU_TRACE_BUILD_TARGET={}", env::var("TARGET").unwrap_or_default());
     Ok(())
 }
 
-/// The name of the profile's directory: cargo's `PROFILE` knows but two.
-fn profile(out_dir: &Path) -> &str {
+/// The profile's directory. Its name is the profile's: cargo's `PROFILE` knows but two.
+fn profile(out_dir: &Path) -> &Path {
     // <root>[/<triple>]/<profile>/build/<package>/out
-    out_dir.ancestors().nth(3).and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default()
+    out_dir.ancestors().nth(3).unwrap_or(out_dir)
 }
 
 /// The root of cargo's target directory, so that all profiles share one build of the BPF programs.
 fn target_root(out_dir: &Path) -> PathBuf {
-    // <root>[/<triple>]/<profile>/build/<package>/out
-    let profile = out_dir.ancestors().nth(3).unwrap_or(out_dir);
+    let profile = profile(out_dir);
     let above = profile.parent().unwrap_or(profile);
     let triple = env::var_os("TARGET").unwrap_or_default();
     let root = if above.file_name() == Some(&triple) { above.parent().unwrap_or(above) } else { above };

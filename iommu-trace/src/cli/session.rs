@@ -83,7 +83,7 @@ impl Session {
             answer_timeout: judging.as_ref().map_or(defaults.answer_timeout, |judging| judging.answer_timeout),
             clock: Some(Box::new(mirror::clock())),
             rules: judging.as_ref().map_or(defaults.rules, |judging| judging.rules),
-            // Of these lines nobody asks for percentiles.
+            // The summary counts what it shows, by itself.
             latencies: false,
             ..defaults
         };

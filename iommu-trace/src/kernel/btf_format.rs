@@ -207,15 +207,15 @@ impl Btf {
             at += TYPE + each + element * elements;
         }
         ensure!(at == end, "the last type does not end where the types do");
-        let mut btf = Btf {
+        let btf = Btf {
             first: base.map_or(1, |base| base.first + base.types.len() as u32),
             first_name: base.map_or(0, |base| (base.names.1 - base.names.0) as u32),
-            by_name: Vec::with_capacity(types.len()),
+            by_name: Vec::new(),
             bytes,
             types,
             names,
         };
-        let mut by_name = std::mem::take(&mut btf.by_name);
+        let mut by_name = Vec::with_capacity(btf.types.len());
         for (index, &at) in btf.types.iter().enumerate() {
             let name = word(&btf.bytes, at as usize).unwrap_or(0);
             let text = btf.name(name).or_else(|| base.and_then(|base| base.name(name))).unwrap_or_default();

@@ -57,10 +57,10 @@ impl Model {
                 continue;
             }
             // The id is the device's own, as it ought to be, or that of the handle's device, as the kernel has it.
-            let own = self.mirror.idev_of(fault.report.device.ptr).and_then(|idev| idev.id);
+            let own = || self.mirror.idev_of(fault.report.device.ptr).and_then(|idev| idev.id);
             let first = if fault.told_id.is_none_or(|id| id == message.device_id) {
                 &mut of_handle
-            } else if own == Some(message.device_id) {
+            } else if own() == Some(message.device_id) {
                 &mut of_device
             } else {
                 continue;
