@@ -45,7 +45,8 @@ fn build() -> Result<(), String> {
         None => compile(&target_root(&out_dir).join("bpf"))?,
     };
     let whole = fs::read(&built).map_err(|error| format!("cannot read {}: {error}", built.display()))?;
-    let stripped = strip::without_debug(&whole).ok_or_else(|| format!("{} is no ELF object", built.display()))?;
+    let stripped =
+        strip::without_debug(&whole).map_err(|error| format!("cannot strip {}: {error}", built.display()))?;
     fs::write(&object, &stripped).map_err(|error| format!("cannot write {}: {error}", object.display()))?;
     println!("cargo::rustc-env=IOMMU_TRACE_BPF_SHA256={:x}", Sha256::digest(&stripped));
     println!(
