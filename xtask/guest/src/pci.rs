@@ -142,11 +142,14 @@ impl Pci {
             write(&self.path("driver_override"), driver)?;
             // A device that has just come is in sysfs some time before the kernel lets drivers have it.
             let deadline = Instant::now() + Duration::from_secs(2);
+            let probe = || write(Path::new("/sys/bus/pci/drivers_probe"), &self.address);
+            let is_bound = || self.driver().is_some_and(|bound| bound == driver);
             let bound = loop {
-                let probed = write(Path::new("/sys/bus/pci/drivers_probe"), &self.address);
-                let bound = self.driver().is_some_and(|bound| bound == driver);
-                if bound || probed.is_err() || Instant::now() > deadline {
-                    break probed.map(|()| bound);
+                let probed = probe();
+                if probed.is_err() || is_bound() || Instant::now() > deadline {
+                    // The driver is in sysfs from the beginning of its probe on, which may be the hot-plug thread's: asked again,
+                    // the kernel waits for the device's lock, and so until the probe is over.
+                    break probed.and_then(|()| probe()).map(|()| is_bound());
                 }
                 thread::sleep(Duration::from_millis(5));
             };
