@@ -142,23 +142,25 @@ impl Pci {
             write(&self.path("driver_override"), driver)?;
             // A device that has just come is in sysfs some time before the kernel lets drivers have it.
             let deadline = Instant::now() + Duration::from_secs(2);
-            let probe = || write(Path::new("/sys/bus/pci/drivers_probe"), &self.address);
-            let is_bound = || self.driver().is_some_and(|bound| bound == driver);
+            let bind = Path::new("/sys/bus/pci/drivers").join(driver).join("bind");
             let bound = loop {
-                let probed = probe();
-                if probed.is_err() || is_bound() || Instant::now() > deadline {
-                    // The driver is in sysfs from the beginning of its probe on, which may be the hot-plug thread's: asked again,
-                    // the kernel waits for the device's lock, and so until the probe is over.
-                    break probed.and_then(|()| probe()).map(|()| is_bound());
+                match write(&bind, &self.address) {
+                    Err(failure) if failure.errno == libc::ENODEV && Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    // The thread that has plugged it in may have bound it meanwhile. Unlike a write to `drivers_probe`, this has
+                    // waited for the device's lock, and so for the end of that probe.
+                    Err(failure)
+                        if failure.errno == libc::EBUSY && self.driver().is_some_and(|bound| bound == driver) =>
+                    {
+                        break Ok(());
+                    }
+                    result => break result,
                 }
-                thread::sleep(Duration::from_millis(5));
             };
             // A newline empties it again.
             write(&self.path("driver_override"), "\n")?;
-            if bound? {
-                return Ok(());
-            }
-            Err(Failure::new(libc::ENODEV, format!("binding {driver} to {}", self.address)))
+            bound
         });
         truth.tell(&Fact::Driver {
             device: self.address.clone(),
