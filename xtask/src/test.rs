@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check and test, in one list.
 
+mod built;
 mod lanes;
 
 use std::{
@@ -144,6 +145,9 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         total.failed += 1;
         failures.push(("setup".to_owned(), format!("{error:#}")));
     } else {
+        if let Err(error) = built::bring() {
+            say(&format!("what was built of others' crates is not brought: {error:#}\n"));
+        }
         let ctx = Ctx::default();
         let (guests, cargo) = steps.into_iter().partition(|step| matches!(step.action, Action::Guest(_)));
         let timed = |step: &Step| {
@@ -161,6 +165,13 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
                 failures.push((step.name, output));
             }
         });
+        // What all steps need: one alone would keep a part.
+        if arguments.only.is_empty()
+            && total.failed == 0
+            && let Err(error) = built::keep()
+        {
+            say(&format!("what was built of others' crates is not kept: {error:#}\n"));
+        }
     }
     for (name, output) in &failures {
         say(&format!("\n---- {name} failed; its output ends\n{output}\n"));
