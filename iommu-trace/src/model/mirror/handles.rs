@@ -104,7 +104,9 @@ impl Mirror {
     /// Begins a life, unless one goes on there: its number, `None` without room.
     pub(in crate::model) fn begin_life(&mut self, ptr: Ptr, handle: Handle) -> Option<u32> {
         if let Some(known) = self.handles.get(&ptr) {
-            if matches!(known.life, Life::Attaching | Life::Live) || known.cleaning {
+            let goes_on = matches!(known.life, Life::Attaching | Life::Live) || known.cleaning;
+            // Where its detach was not seen, its free tells that it is over.
+            if goes_on && known.marks().freed.is_none() {
                 return Some(known.number);
             }
         } else if self.handles.len() >= MAX_SLOTS + MAX_PAST {

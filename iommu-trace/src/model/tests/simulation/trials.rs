@@ -229,6 +229,7 @@ fn regressions_raise_no_alarm() {
         ("6.12", Way::Missing, 30_008),
         ("6.12", Way::Missing, 30_145),
         ("6.12", Way::Middle, 10_042),
+        ("7.3", Way::Middle, 11_140),
     ] {
         let mut trial = Trial::new(kernel, way, seed);
         trial.run();
