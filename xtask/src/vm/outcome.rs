@@ -13,6 +13,9 @@ pub const CRASH_CODE: u8 = 125;
 /// Lines of the console that a failure repeats.
 const CONSOLE_TAIL: usize = 60;
 
+/// What the kernel says of a CPU that gets no timer interrupt any more: RCU then stalls, whatever else it does.
+const NO_TIMER: &str = "Possible timer handling issue on cpu";
+
 /// A guest that did not end in time, or whose kernel crashed before the command began: the error's own type, for who wants to
 /// try again.
 #[derive(Debug)]
@@ -104,9 +107,12 @@ impl Outcome {
                 let message = format!("{trouble}\n{}", self.console_tail());
                 let unlucky = match &self.status {
                     Status::TimedOut(..) => true,
-                    // An emulated CPU can run into an instruction that the kernel is just patching, which is a breakpoint meanwhile.
-                    Status::Crashed(alarm) => self.boot.is_none() || alarm.line.contains("Oops: int3"),
-                    _ => false,
+                    // An emulated CPU can run into an instruction that the kernel is just patching, which is a breakpoint meanwhile,
+                    // or lose its timer.
+                    Status::Crashed(alarm) => {
+                        self.boot.is_none() || alarm.line.contains("Oops: int3") || self.console.contains(NO_TIMER)
+                    }
+                    _ => self.console.contains(NO_TIMER),
                 };
                 Err(if unlucky { Unlucky(message).into() } else { anyhow!(message) })
             }
@@ -196,8 +202,10 @@ mod tests {
         assert!(
             Outcome { boot: Some(Duration::ZERO), ..outcome(patched, vec![]) }.success().unwrap_err().is::<Unlucky>()
         );
-        let later = Outcome { boot: Some(Duration::from_secs(5)), ..outcome(crash, vec![]) };
+        let mut later = Outcome { boot: Some(Duration::from_secs(5)), ..outcome(crash, vec![]) };
         assert!(!later.success().unwrap_err().is::<Unlucky>());
+        later.console = format!("[    1.0] rcu: \t{NO_TIMER}=0 timer-softirq=1786\n");
+        assert!(later.success().unwrap_err().is::<Unlucky>());
     }
 
     #[test]
