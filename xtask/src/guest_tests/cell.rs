@@ -93,8 +93,8 @@ const LEFT_OUT: &[(&str, &str, &str, &str)] = &[(
          with iommu-trace or without",
 )];
 
-/// Lets a driver take edu for a moment: before Linux 6.15 a device comes behind a virtio-iommu that is a module only then.
-const TAKEN_ONCE: &str = "cd /sys/bus/pci/devices/0000:00:02.0 || exit 0; test -e iommu_group && exit 0
+/// Lets a driver take edu for a moment: before Linux 6.15 a device comes behind an SMMUv3, or a virtio-iommu that is a module, only then.
+pub(super) const TAKEN_ONCE: &str = "cd /sys/bus/pci/devices/0000:00:02.0 || exit 0; test -e iommu_group && exit 0
 echo vfio-pci > driver_override; echo 0000:00:02.0 > /sys/bus/pci/drivers_probe
 echo 0000:00:02.0 > driver/unbind; echo > driver_override";
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Checks, Guest, GuestTest,
+    cell::TAKEN_ONCE,
     session::{Files, Script},
     trace::{Schema, Trace},
 };
@@ -70,7 +71,7 @@ fn release(arch: Arch) -> Result<(tempfile::TempDir, dist::Packages)> {
 
 /// A command of the Debian in the guest, in words of the shell. By its path: of a bare name, busybox's `chroot` takes its own applet.
 fn inside(command: &str) -> String {
-    format!("chroot {DEBIAN} /usr/bin/env PATH=/usr/sbin:/usr/bin {command}")
+    format!("chroot {DEBIAN} /usr/bin/env PATH=/usr/local/bin:/usr/sbin:/usr/bin {command}")
 }
 
 /// A trace of some faults by a program, in words of the shell.
@@ -102,7 +103,7 @@ fn packaged(guest: &Guest, checks: &mut Checks) -> Result<()> {
         ("version", "iommu-trace --version"),
         ("doctor", "iommu-trace doctor"),
         ("trace", &traced("iommu-trace")),
-        ("unit", "systemd-analyze verify iommu-trace.service"),
+        ("unit", "systemd-analyze verify --man=no iommu-trace.service"),
     ] {
         script.case(name, &format!("exec {}", inside(command)));
     }
@@ -147,6 +148,7 @@ fn unpacked(guest: &Guest, checks: &mut Checks) -> Result<()> {
         "unpack",
         &format!("mkdir /opt; rm /bin/iommu-trace; tar -C /opt -xzf /{name} && mv /opt/* /opt/release"),
     );
+    script.case("taken", TAKEN_ONCE);
     script.case("version", "exec /opt/release/bin/iommu-trace --version");
     script.case("trace", &format!("exec {}", traced("/opt/release/bin/iommu-trace")));
     let vm = guest.vm().memory("2G").timeout(Duration::from_secs(600));
