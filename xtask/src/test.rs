@@ -162,6 +162,8 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
             total.passed += tally.passed;
             total.failed += tally.failed;
             if tally.failed > 0 {
+                // At once for who waits; at the end again, where who comes later looks.
+                say(&format!("{output}\n"));
                 failures.push((step.name, output));
             }
         });
