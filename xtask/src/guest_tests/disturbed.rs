@@ -365,7 +365,7 @@ fn failing(guest: &Guest, checks: &mut Checks) -> Result<()> {
 fn asleep(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let nap = |state: &str| {
         format!(
-            "echo 0 > /sys/class/rtc/rtc0/wakealarm; echo +3 > /sys/class/rtc/rtc0/wakealarm; echo {state} > /sys/power/state || exit 5"
+            "echo 0 > /sys/class/rtc/rtc0/wakealarm; echo +8 > /sys/class/rtc/rtc0/wakealarm; echo {state} > /sys/power/state || exit 5"
         )
     };
     let mut script = Script::new();
