@@ -97,19 +97,48 @@ impl Workload {
 pub fn find_command(name: &OsStr) -> anyhow::Result<PathBuf> {
     let named = Path::new(name);
     let name = quoted(named);
-    let executable = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    let failed = || format!("cannot start the command {name}");
     if named.components().count() > 1 || named.is_absolute() {
-        if !named.exists() {
-            bail!("cannot start the command {name}: there is no such file");
-        }
-        if !executable(named) {
-            bail!("cannot start the command {name}: it is not executable");
-        }
-        return Ok(named.to_owned());
+        return match is_executable(named).with_context(failed)? {
+            Some(true) => Ok(named.to_owned()),
+            Some(false) => bail!("cannot start the command {name}: it is not executable"),
+            None => bail!("cannot start the command {name}: there is no such file"),
+        };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(named))
-        .find(|candidate| executable(candidate))
-        .with_context(|| format!("cannot start the command {name}: it is not in any directory of PATH"))
+    for candidate in std::env::split_paths(&path).map(|dir| dir.join(named)) {
+        if is_executable(&candidate).with_context(failed)? == Some(true) {
+            return Ok(candidate);
+        }
+    }
+    bail!("cannot start the command {name}: it is not in any directory of PATH")
+}
+
+/// Whether a file can be executed; `None` where there is none, or none that we may see.
+fn is_executable(path: &Path) -> std::io::Result<Option<bool>> {
+    use std::io::ErrorKind;
+    match std::fs::metadata(path) {
+        Ok(file) => Ok(Some(file.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok())),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_cannot_be_looked_for_is_not_told_as_missing() {
+        // No file has so long a name, which the kernel says in words of its own.
+        let error = format!("{:#}", find_command(OsStr::new(&"x".repeat(300))).unwrap_err());
+        assert!(error.contains("too long"), "{error}");
+        let error = find_command(OsStr::new("no-such-command")).unwrap_err().to_string();
+        assert!(error.ends_with("it is not in any directory of PATH"), "{error}");
+        let error = find_command(OsStr::new("/etc/passwd")).unwrap_err().to_string();
+        assert!(error.ends_with("it is not executable"), "{error}");
+        assert!(find_command(OsStr::new("sh")).unwrap().is_absolute());
+    }
 }

@@ -147,7 +147,9 @@ fn told(files: &Files, name: &str) -> Result<()> {
     check.check_clean()?;
     let unjudged = &check.end["check"]["unjudged"];
     ensure!(unjudged.as_array().is_some_and(Vec::is_empty), "not judged: {unjudged}");
-    let trace = Trace::parse(&files.text(&format!("{name}-spans.stdout"))?)?;
+    let mut trace = Trace::parse(&files.text(&format!("{name}-spans.stdout"))?)?;
+    // Where memory is freed in the midst of another free, on the same CPU, the kernel does not run the program again, and counts it.
+    trace.spans.retain(|span| span.event != "lost" || span.text("probe") != Some("kfree"));
     let truth = Truth::parse(&files.text(&format!("{name}.truth"))?)?;
     ensure!(truth.lines.len() > 20, "the workload did nothing to speak of: {} lines", truth.lines.len());
     let (results, rest) = compare(&trace, &[truth], Trust::Whole);
@@ -183,7 +185,7 @@ fn run(guest: &Guest, checks: &mut Checks, amount: Amount) -> Result<()> {
     script.case("held", &held_up(held));
     spans(&mut script, "held");
     script.case("files", &starved("ulimit -n", "8 12 16 24 32 48 64 96"));
-    script.case("memory", &starved("ulimit -v", "40000 60000 80000 100000 130000 160000 200000 300000"));
+    script.case("memory", &starved("ulimit -v", "8000 12000 16000 20000 25000 30000 40000 60000 100000 300000"));
     script.case("end", &format!("exec echo '<4>{}' > /dev/kmsg", MARKS[1]));
     let files = script.run(guest.vm().timeout(Duration::from_secs(1800)))?;
 
@@ -297,6 +299,8 @@ fn said_why(files: &Files, case: &str) -> Result<()> {
 fn understood(status: &str, said: &str) -> Result<()> {
     match status {
         "0" => Ok(()),
+        // Killed by the kernel in the midst of its exec, for want of memory.
+        "139" if !said.contains("iommu-trace:") => Ok(()),
         "126" | "127" if !said.contains("iommu-trace:") || said.contains("sh: ") => Ok(()),
         "2" => {
             let error = said.lines().find_map(|line| line.strip_prefix("iommu-trace: error: "));
@@ -312,21 +316,30 @@ fn understood(status: &str, said: &str) -> Result<()> {
 
 /// The kernel's own fault injection: one allocation in some fails, for those tasks that ask for it.
 const FAIL: &str = "\
-cd /sys/kernel/debug/failslab && echo N > ignore-gfp-wait && echo Y > task-filter && echo 0 > verbose && echo 1 > interval || exit 4
-fail() { echo $1 > probability; echo $2 > times; echo $3 > space; }
+cd /sys/kernel/debug/failslab && echo N > ignore-gfp-wait && echo Y > task-filter && echo 0 > verbose || exit 4
+fail() { echo $1 > probability; echo $2 > times; echo $3 > space; echo $4 > interval; }
 ";
+
+/// What the kernel says of its own failed allocations.
+const OF_FAILURES: [&str; 5] = [
+    "iommufd_mock iommufd_mock",
+    "kobject: ",
+    "Huh VM_FAULT_OOM leaked out to the #PF handler",
+    ": -12",
+    "(error: -12 ",
+];
 
 fn failing(guest: &Guest, checks: &mut Checks) -> Result<()> {
     let mut script = Script::new();
     script.case("begin", &format!("exec echo '<4>{}' > /dev/kmsg", MARKS[0]));
     let programs = "\
-        for i in $(seq 60); do for words in 'iopf --faults 4 --leave-unread 1' 'attach --cycles 1' 'workload mixed --seconds 0.5 --rate 100'; do\n\
+        for i in $(seq 60); do echo $((i * i)) > /sys/kernel/debug/failslab/interval; for words in 'iopf --faults 4 --leave-unread 1' 'attach --cycles 1' 'workload mixed --seconds 0.5 --rate 100'; do\n\
         ( echo 1 > /proc/self/make-it-fail; exec guest $words --truth /dev/null ) > /dev/null 2>> /out/programs.said; echo $?; done; done\n\
         exit 0";
     script.case(
         "programs",
         &format!(
-            "{FAIL} fail 3 -1 0; iommu-trace check --track-frees --format json --output /out/programs.jsonl -- sh -c {}",
+            "{FAIL} fail 100 -1 0 1; iommu-trace check --track-frees --format json --output /out/programs.jsonl -- sh -c {}",
             quoted(programs)
         ),
     );
@@ -334,14 +347,23 @@ fn failing(guest: &Guest, checks: &mut Checks) -> Result<()> {
     script.case(
         "starts",
         &format!(
-            "{FAIL} for i in $(seq 40); do fail 100 1 $((i * i * 600)); ( echo 1 > /proc/self/make-it-fail; \
-             exec iommu-trace check --settle 0 --output /dev/null -- true ) 2> /out/starts.$i; s=$?; echo $i $s; done; fail 0 0 0\n\
+            "{FAIL} for i in $(seq 40); do fail 100 1 $((i * i * 600)) 1; ( echo 1 > /proc/self/make-it-fail; \
+             exec iommu-trace check --settle 0 --output /dev/null -- true ) 2> /out/starts.$i; s=$?; echo $i $s; done; fail 0 0 0 1\n\
              exec iommu-trace check --settle 0 --output /dev/null -- true"
         ),
     );
     script.case("end", &format!("exec echo '<4>{}' > /dev/kmsg", MARKS[1]));
+    script.case("dmesg", "exec dmesg");
     let files = script.run(guest.vm().timeout(Duration::from_secs(1800)))?;
     files.expect_status("programs", 0)?;
+    checks.check("nobody goes astray in memory", {
+        files.expect_status("dmesg", 0).and_then(|()| {
+            let said = files.text("dmesg.stdout")?;
+            let astray: Vec<&str> = said.lines().filter(|line| line.contains("segfault at")).collect();
+            ensure!(astray.is_empty(), "{}", astray.join("\n"));
+            Ok(())
+        })
+    });
     let trace = Trace::parse(&files.text("programs.jsonl")?)?;
     checks.check("no rule is broken while the programs' allocations fail", trace.check_clean());
     let ended = files.text("programs.stdout")?;
@@ -351,7 +373,7 @@ fn failing(guest: &Guest, checks: &mut Checks) -> Result<()> {
         if failed > 0 && failed < all { Ok(()) } else { Err(anyhow::anyhow!("{failed} of {all} failed")) }
     });
     checks.check("a tracer whose allocation fails starts, or says why not", said_why(&files, "starts"));
-    checks.check("the kernel says nothing", said_nothing(files.console(), MARKS, &[]));
+    checks.check("the kernel says nothing", said_nothing(files.console(), MARKS, &OF_FAILURES));
     let starts = files.text("starts.stdout")?;
     let refused = starts.lines().filter(|line| !line.ends_with(" 0")).count();
     checks.note(format!(
@@ -450,6 +472,8 @@ mod tests {
         understood("2", "iommu-trace: error: cannot open x: Too many open files (os error 24)\n").unwrap();
         assert!(understood("2", "iommu-trace: error: it did not work\n").is_err());
         assert!(understood("2", "thread 'main' panicked at x\niommu-trace: error: os error 12\n").is_err());
+        understood("139", "Segmentation fault\n").unwrap();
+        assert!(understood("139", "iommu-trace: attached\n").is_err());
         assert!(understood("134", "memory allocation of 8 bytes failed").is_err());
         assert!(understood("101", "thread 'main' panicked at x").is_err());
     }
