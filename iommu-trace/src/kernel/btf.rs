@@ -12,6 +12,8 @@ pub const MODULE: &str = "iommufd";
 const MODULES: [&str; 5] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu", "arm_smmu_v3"];
 /// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
+/// How many anonymous structures are looked into for one member: where each holds several of the others, there is no end of them.
+const MAX_INNER: u32 = 1024;
 
 /// The types of vmlinux and of the modules we know.
 pub struct Types {
@@ -167,7 +169,7 @@ impl Types {
         let (name, with) = structure.split_once(" with ").map_or((structure, None), |(name, with)| (name, Some(with)));
         self.all().find_map(|view| {
             structures(view, name)
-                .filter(|ty| with.is_none_or(|with| member(view, ty, with, 0).is_some()))
+                .filter(|ty| with.is_none_or(|with| member(view, ty, with, 0, &mut 0).is_some()))
                 .find_map(|ty| offset_in(view, ty, path))
         })
     }
@@ -182,7 +184,7 @@ impl Types {
     #[must_use]
     pub fn array_len(&self, structure: &str, name: &str) -> Option<usize> {
         self.all().find_map(|view| {
-            let (_, ty) = member(view, &structures(view, structure).next()?, name, 0)?;
+            let (_, ty) = member(view, &structures(view, structure).next()?, name, 0, &mut 0)?;
             stripped(view, ty)?.array_len().map(|len| len as usize)
         })
     }
@@ -226,7 +228,7 @@ fn offset_in(view: View<'_>, structure: Type<'_>, path: &str) -> Option<u32> {
     let mut ty = structure;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
-        let (offset, member) = member(view, &ty, name, 0)?;
+        let (offset, member) = member(view, &ty, name, 0, &mut 0)?;
         bits = bits.checked_add(offset)?;
         if names.peek().is_some() {
             ty = stripped(view, member).filter(is_structure)?;
@@ -236,15 +238,16 @@ fn offset_in(view: View<'_>, structure: Type<'_>, path: &str) -> Option<u32> {
 }
 
 /// Finds a member by name: its offset in bits and the id of its type, looking into anonymous members.
-fn member(view: View<'_>, structure: &Type<'_>, name: &str, depth: u32) -> Option<(u32, u32)> {
-    if depth > MAX_DEPTH {
+fn member(view: View<'_>, structure: &Type<'_>, name: &str, depth: u32, inner: &mut u32) -> Option<(u32, u32)> {
+    if depth > MAX_DEPTH || *inner > MAX_INNER {
         return None;
     }
+    *inner += 1;
     structure.members().find_map(|m| match view.name(m.name) {
         found if found == name => Some((m.bits, m.word)),
         "" => {
-            let inner = stripped(view, m.word).filter(is_structure)?;
-            let (offset, ty) = member(view, &inner, name, depth + 1)?;
+            let structure = stripped(view, m.word).filter(is_structure)?;
+            let (offset, ty) = member(view, &structure, name, depth + 1, inner)?;
             Some((m.bits.checked_add(offset)?, ty))
         }
         _ => None,
@@ -277,5 +280,27 @@ fn spell(view: View<'_>, id: u32, depth: u32) -> String {
         Kind::Enum | Kind::Enum64 => format!("enum {}", name()),
         Kind::FuncProto => "function".into(),
         _ => name().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::btf_format::tests::{file, info},
+        *,
+    };
+
+    #[test]
+    fn structures_that_hold_each_other_many_times_end_a_search() {
+        // `struct s { struct s; struct s; … int a; }`, of which no compiler would make anything.
+        let mut words = vec![1, info(4, 21), 8];
+        words.extend([0, 1, 0].repeat(20));
+        words.extend([3, 2, 64, 5, info(1, 0), 4, 32]);
+        let types = Types::from_bytes(&file(&words, "\0s\0a\0int\0"), &[]).unwrap();
+        let began = std::time::Instant::now();
+        assert_eq!(types.offset("s", "nothing"), None);
+        assert!(began.elapsed() < std::time::Duration::from_secs(5));
+        let types = Types::from_bytes(&file(&[1, info(4, 1), 8, 3, 2, 64, 5, info(1, 0), 4, 32], "\0s\0a\0int\0"), &[]);
+        assert_eq!(types.unwrap().offset("s", "a"), Some(8));
     }
 }

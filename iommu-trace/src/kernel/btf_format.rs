@@ -287,13 +287,13 @@ impl<'a> View<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// Bytes of types: `words` of them, and names each with its NUL.
-    fn file(words: &[u32], names: &str) -> Vec<u8> {
+    pub fn file(words: &[u32], names: &str) -> Vec<u8> {
         let types: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
@@ -303,7 +303,8 @@ mod tests {
         [bytes, types, names.as_bytes().to_vec()].concat()
     }
 
-    const fn info(kind: u32, elements: u32) -> u32 {
+    /// A type's word of its kind and number of elements.
+    pub const fn info(kind: u32, elements: u32) -> u32 {
         kind << 24 | elements
     }
 
