@@ -54,16 +54,16 @@ impl Types {
     /// Loads the BTF of the running kernel (or of a copy of its `/sys/kernel/btf`).
     pub fn load(dir: &Path) -> anyhow::Result<Types> {
         let path = dir.join("vmlinux");
-        if !path.exists() {
-            bail!(
+        let wrong = || format!("cannot read the kernel's types from {}", path.display());
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
                 "this kernel shows no type information: {} does not exist. iommu-trace reads every structure through \
                  it. Boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (all Debian, Fedora, Ubuntu and SUSE kernels \
                  since 2021 are), and see that sysfs is mounted on /sys",
                 path.display()
-            );
-        }
-        let wrong = || format!("cannot read the kernel's types from {}", path.display());
-        let bytes = std::fs::read(&path).with_context(wrong)?;
+            ),
+            read => read.with_context(wrong)?,
+        };
         let vmlinux = Btf::parse(bytes, None).with_context(wrong)?;
         let mut types = Types { vmlinux, modules: BTreeMap::new() };
         types.reload(dir)?;

