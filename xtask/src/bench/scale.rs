@@ -1,27 +1,46 @@
 //! `cargo xtask bench --scale`: how many threads that fault at once a recorder keeps up with, in rings of several sizes.
 //!
 //! Each thread raises page faults on a device of its own, reads and answers them as fast as it can, while `record` runs beside them.
-//! The guest has as many CPUs as its kernel takes; on the host that emulates them, they share those that it has. When threads are
-//! more than CPUs, one may be put aside in the midst of a record, and nothing behind it can be read until it runs again: that is
-//! what the ring's size is for.
+//! There are guests of two CPUs with ever more threads, and guests with a CPU for each thread; on the host that emulates them, they
+//! share those that it has. Where there are more threads than CPUs, or more CPUs than the host has, one may be put aside in the midst of
+//! a record, and nothing behind it can be read until it runs again: that is what the ring's size is for.
 
 use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{KERNEL, document};
+use super::document;
 use crate::{arch::Arch, kernel, programs::Programs, progress::say, qemu::Iommu, vm::Vm};
 
-/// How many threads.
-const THREADS: [u32; 4] = [1, 8, 16, 64];
+/// A guest, and how many threads fault in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Load {
+    cpus: u32,
+    threads: u32,
+}
+
+/// Each is a row of the table.
+const LOADS: [Load; 8] = [
+    Load { cpus: 2, threads: 1 },
+    Load { cpus: 2, threads: 8 },
+    Load { cpus: 2, threads: 16 },
+    Load { cpus: 2, threads: 64 },
+    Load { cpus: 8, threads: 8 },
+    Load { cpus: 16, threads: 16 },
+    Load { cpus: 32, threads: 32 },
+    Load { cpus: 64, threads: 64 },
+];
+/// The kernel of all of them, so that rows differ in nothing else: everything else here is measured on one that takes two CPUs.
+const KERNEL: &str = "built-7.3-cpus";
 /// Sizes of the ring; the last but one is what is taken when nobody says anything.
 const SIZES: [&str; 3] = ["2M", "4M", "8M"];
 /// How often each is tried.
 const TRIES: u32 = 3;
 /// Faults of all threads together, each time.
 const FAULTS: u32 = 16_000;
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// For all sizes and tries of a load. Sixty-four emulated CPUs wait for each other most of the time.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// What came of a size of the ring, of all tries.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,20 +62,21 @@ pub fn main(no_docs: bool) -> Result<u8> {
     let mut programs = Programs::build(Arch::Amd64, false)?;
     programs.add_optimised("iommu-trace")?;
     let mut rows = Vec::new();
-    for threads in THREADS {
-        let vm = Vm::new(&image, &programs).iommu(Iommu::None).smp(2).memory("2G").timeout(LIMIT).command([
-            "sh",
-            "-c",
-            &script(threads),
-        ]);
-        let told = || format!("{threads} threads");
+    for load in LOADS {
+        let vm = Vm::new(&image, &programs)
+            .iommu(Iommu::None)
+            .smp(load.cpus)
+            .memory(memory(load.cpus))
+            .timeout(LIMIT)
+            .script(script(load.threads));
+        let told = || format!("{} threads on {} CPUs", load.threads, load.cpus);
         let outcome = vm.run().with_context(told)?;
         outcome.success().with_context(told)?;
         let cells = cells(&outcome.text()).with_context(told)?;
         let lost: Vec<String> =
             SIZES.iter().zip(&cells).map(|(size, cell)| format!("{size} {} lost", cell.lost)).collect();
-        say(&format!("{threads:>2} threads: {}\n", lost.join(", ")));
-        rows.push((threads, cells));
+        say(&format!("{:>2} CPUs, {:>2} threads: {}\n", load.cpus, load.threads, lost.join(", ")));
+        rows.push((load, cells));
     }
     if !no_docs {
         document::write_scale(&table(&rows))?;
@@ -68,6 +88,11 @@ pub fn main(no_docs: bool) -> Result<u8> {
 
 /// Which of the sizes is the default.
 const DEFAULT: usize = SIZES.len() - 2;
+
+/// The initramfs and its copy, the recorder and its file; and what the kernel keeps for each CPU.
+fn memory(cpus: u32) -> &'static str {
+    if cpus > 8 { "4G" } else { "2G" }
+}
 
 /// The command's parent is the recorder.
 fn script(threads: u32) -> String {
@@ -117,21 +142,23 @@ fn add(cell: &mut Cell, lines: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn table(rows: &[(u32, Vec<Cell>)]) -> String {
+fn table(rows: &[(Load, Vec<Cell>)]) -> String {
     let mut text = format!(
-        "Of {TRIES} × {} faults. Rates, bytes and memory are those with a ring of {}:\n\n| threads | {} | faults a second | bytes a \
-         fault in the file | most resident, MiB |\n|--:|{}--:|--:|--:|\n",
+        "Of {TRIES} × {} faults. Rates, bytes and memory are those with a ring of {}:\n\n| CPUs | threads | {} | faults a second | bytes a \
+         fault in the file | most resident, MiB |\n|--:|--:|{}--:|--:|--:|\n",
         document::whole(f64::from(FAULTS)),
         SIZES[DEFAULT],
         SIZES.map(|size| format!("records lost, {size}")).join(" | "),
         "--:|".repeat(SIZES.len())
     );
-    for (threads, cells) in rows {
+    for (load, cells) in rows {
         let lost: Vec<String> = cells.iter().map(|cell| document::whole(cell.lost as f64)).collect();
         let cell = &cells[DEFAULT];
         let _ = writeln!(
             text,
-            "| {threads} | {} | {} | {:.0} | {:.1} |",
+            "| {} | {} | {} | {} | {:.0} | {:.1} |",
+            load.cpus,
+            load.threads,
             lost.join(" | "),
             document::whole(cell.made as f64 / cell.seconds.max(0.01)),
             cell.bytes as f64 / cell.recorded.max(1) as f64,
@@ -144,6 +171,15 @@ fn table(rows: &[(u32, Vec<Cell>)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_has_no_more_cpus_than_its_kernel_takes() {
+        let fragment = include_str!("../../kernel-cpus.config");
+        let most = fragment.lines().find_map(|line| line.strip_prefix("CONFIG_NR_CPUS=")).unwrap();
+        let most: u32 = most.parse().unwrap();
+        assert!(LOADS.iter().all(|load| load.cpus <= most && load.threads >= 1));
+        assert!(LOADS.iter().any(|load| load.cpus == most));
+    }
 
     #[test]
     fn what_the_guest_says_becomes_a_row() {
@@ -160,8 +196,14 @@ mod tests {
         }
         let cells = cells(&text).unwrap();
         assert_eq!((cells[0].lost, cells[1].lost, cells[1].recorded), (9, 0, 48_000));
-        let table = table(&[(4, cells)]);
-        assert_eq!(table.lines().last().unwrap(), "| 4 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
+        let rows = [(Load { cpus: 2, threads: 4 }, cells.clone()), (Load { cpus: 64, threads: 64 }, cells)];
+        let table = table(&rows);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[lines.len() - 2], "| 2 | 4 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
+        assert_eq!(lines[lines.len() - 1], "| 64 | 64 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
+        // Head, rule and rows have as many columns.
+        let columns = |line: &str| line.matches('|').count();
+        assert!(lines[2..].iter().all(|line| columns(line) == columns(lines[2])), "{table}");
         assert!(super::cells("").is_err());
     }
 }
