@@ -102,11 +102,7 @@ pub const CATALOGUE: &[Entry] = &[
     Entry {
         name: "built-7.3-cpus",
         origin: BACKPORTS,
-        kind: Kind::Rebuilt {
-            base: "built-7.3",
-            fragment: include_str!("../../kernel-cpus.config"),
-            everyday: false,
-        },
+        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-cpus.config"), everyday: false },
         about: "the same for up to 64 CPUs, where it has 2 (boot it with --smp)",
     },
     Entry {
