@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::cpu::CpuTime;
+use common::{cpu::CpuTime, flame::Flame};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iommu_trace::{
     event::Event,
@@ -143,7 +143,7 @@ fn snapshot(criterion: &mut Criterion<CpuTime>) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().with_measurement(CpuTime).sample_size(20);
+    config = Criterion::default().with_measurement(CpuTime).with_profiler(Flame::default()).sample_size(20);
     targets = lines, recording, snapshot
 }
 criterion_main!(benches);
