@@ -28,7 +28,7 @@ const SIZES: [usize; 4] = [1 << 20, 2 << 20, 4 << 20, 8 << 20];
 const DEFAULT: usize = 2;
 const PRODUCERS: [u32; 4] = [1, 4, 16, 64];
 /// Records a second of all producers; none is as many as they can.
-const RATES: [Option<f64>; 4] = [Some(100_000.0), Some(300_000.0), Some(1_000_000.0), None];
+const RATES: [Option<f64>; 4] = [Some(100_000.0), Some(1_000_000.0), Some(3_000_000.0), None];
 /// Records a second of the long runs.
 const SOAKED: [f64; 6] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0];
 /// What resident memory may grow by from a tenth of a long run to its end.

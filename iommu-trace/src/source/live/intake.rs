@@ -55,6 +55,8 @@ pub struct Intake<R> {
     /// each record, which costs a hundred times what the record does.
     drained_at: Instant,
     pace: Duration,
+    /// Whether the ring was emptied then. What is left is not waited for.
+    emptied: bool,
     /// When events were given out last.
     released_at: Instant,
     /// Everything older than this was given out.
@@ -70,6 +72,7 @@ impl<R: Records> Intake<R> {
             mark: None,
             drained_at: Instant::now(),
             pace: pace(bytes),
+            emptied: true,
             released_at: Instant::now(),
             released: now,
         }
@@ -100,9 +103,9 @@ impl<R: Records> Intake<R> {
     /// events are to be given out now.
     pub fn read(&mut self, timeout: Duration) -> anyhow::Result<Option<u64>> {
         self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
-        std::thread::sleep(self.pace.saturating_sub(self.drained_at.elapsed()));
+        std::thread::sleep(self.pause());
         let mark = self.mark.take().unwrap_or_else(|| self.ring.mark());
-        self.drain();
+        self.emptied = self.drain();
         self.drained_at = Instant::now();
         if self.ring.has_passed(mark) && self.released_at.elapsed() >= self.release_every() {
             self.released_at = Instant::now();
@@ -124,6 +127,11 @@ impl<R: Records> Intake<R> {
         while !self.ring.has_passed(end) && since.elapsed() < LAST_RECORDS {
             self.drain();
         }
+    }
+
+    /// For how long the ring is still left alone.
+    fn pause(&self) -> Duration {
+        if self.emptied { self.pace.saturating_sub(self.drained_at.elapsed()) } else { Duration::ZERO }
     }
 
     fn release_every(&self) -> Duration {
@@ -151,4 +159,64 @@ impl<R: Records> Intake<R> {
 /// For how long a ring of this size can be left alone.
 fn pace(ring: u32) -> Duration {
     DRAIN_EVERY.min(Duration::from_nanos((f64::from(ring) / FASTEST / 2.0) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::{super::MAX_RING, *};
+    use crate::event::{Body, Phase, ProbeId, Task, encode};
+
+    /// A ring whose records are all complete.
+    #[derive(Default)]
+    struct Full {
+        records: VecDeque<Vec<u8>>,
+        taken: usize,
+    }
+
+    impl Records for Full {
+        fn next(&mut self, look: impl FnOnce(&[u8])) -> bool {
+            let Some(record) = self.records.pop_front() else { return false };
+            look(&record);
+            self.taken += 1;
+            true
+        }
+
+        fn mark(&self) -> Mark {
+            Mark::new(u64::MAX, || self.taken + self.records.len())
+        }
+
+        fn has_passed(&self, mark: Mark) -> bool {
+            mark.is_passed_by(self.taken)
+        }
+
+        fn wait(&self, _timeout: Duration) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn full(records: usize) -> Full {
+        let mut bytes = Vec::new();
+        let event = Event {
+            ts: 1,
+            task: Task::default(),
+            probe: ProbeId::GroupFree,
+            phase: Phase::Exit,
+            stack: None,
+            body: Body::Return { ret: 0 },
+        };
+        encode(&event, &mut bytes).unwrap();
+        Full { records: vec![bytes; records].into(), taken: 0 }
+    }
+
+    #[test]
+    fn a_ring_that_was_not_emptied_is_not_left_alone() {
+        let mut intake = Intake::new(full(2 * MAX_BATCH - 1), MAX_RING, 0);
+        assert_eq!(intake.read(Duration::ZERO).unwrap(), None, "there is more that was there already");
+        assert_eq!(intake.pause(), Duration::ZERO);
+        while intake.read(Duration::ZERO).unwrap().is_none() {}
+        assert!(intake.ring.records.is_empty() && intake.emptied);
+        assert!(intake.pace == DRAIN_EVERY && intake.pause() <= DRAIN_EVERY);
+    }
 }
