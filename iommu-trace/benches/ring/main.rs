@@ -109,17 +109,15 @@ fn steady(time: Duration) -> Result<String> {
     let producers = |rate: f64| if rate < 1_000.0 { 1 } else { 4 };
     let bytes = SIZES[DEFAULT];
     let laps = [load::laps(1), load::laps(4)];
-    let outcomes: Vec<(f64, Outcome)> = std::thread::scope(|scope| {
+    let outcomes: Vec<(f64, Result<Outcome>)> = std::thread::scope(|scope| {
         let laps = &laps;
         let runs = SOAKED.map(|rate| {
             let load = Load { producers: producers(rate), bytes, rate: Some(rate), time };
             let laps = &laps[usize::from(load.producers != 1)];
-            (rate, load, scope.spawn(move || measure::run(&load, laps)))
+            (rate, scope.spawn(move || measure::run(&load, laps)))
         });
-        runs.into_iter()
-            .map(|(rate, load, run)| Ok((rate, run.join().unwrap().with_context(|| format!("{load:?}"))?)))
-            .collect::<Result<_>>()
-    })?;
+        runs.into_iter().map(|(rate, run)| (rate, run.join().unwrap())).collect()
+    });
     let mut text = format!(
         "For {:.0} seconds, all at once, with a ring of {}M:\n\n\
          | records a second | recorded | lost | reader's CPU, of a core | resident at first, MiB | half-way | at the end | bytes a record in the file |\n\
@@ -128,6 +126,19 @@ fn steady(time: Duration) -> Result<String> {
         bytes >> 20
     );
     for (rate, outcome) in &outcomes {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            // The others have taken as long, and are as good.
+            Err(error) => {
+                writeln!(
+                    text,
+                    "| {} | {} | | | | | | |",
+                    whole(*rate),
+                    format!("{error:#}").replace(['\n', '|'], " ")
+                )?;
+                continue;
+            }
+        };
         let [first, middle, last] = outcome.resident_kib;
         writeln!(
             text,
