@@ -6,7 +6,7 @@ mod common;
 
 use std::hint::black_box;
 
-use common::cpu::CpuTime;
+use common::{cpu::CpuTime, flame::Flame};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iommu_trace::{
     event::{self, Event, Ptr},
@@ -134,7 +134,7 @@ fn decode(criterion: &mut Criterion<CpuTime>) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().with_measurement(CpuTime);
+    config = Criterion::default().with_measurement(CpuTime).with_profiler(Flame::default());
     targets = events, lookup, decode
 }
 criterion_main!(benches);

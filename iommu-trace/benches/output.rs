@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::cpu::CpuTime;
+use common::{cpu::CpuTime, flame::Flame};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iommu_trace::{
     event::Event,
@@ -69,10 +69,15 @@ fn lines(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-fn write(file: &mut File, events: &[Event]) -> u64 {
+/// As a live source gives them out.
+fn batches(events: &[Event]) -> Vec<Batch> {
+    events.chunks(BATCH).map(|chunk| Batch { events: chunk.to_vec(), upto: chunk.last().unwrap().ts }).collect()
+}
+
+fn write(file: &mut File, batches: &[Batch]) -> u64 {
     let mut writer = Writer::new(file, &Header::new(&info(), &[], &[])).unwrap();
-    for chunk in events.chunks(BATCH) {
-        writer.batch(&Batch { events: chunk.to_vec(), upto: chunk.last().unwrap().ts }, None).unwrap();
+    for batch in batches {
+        writer.batch(batch, None).unwrap();
     }
     writer.close().unwrap()
 }
@@ -102,17 +107,18 @@ fn read(file: &File, mut model: Option<Model>) -> usize {
 fn recording(criterion: &mut Criterion<CpuTime>) {
     let (mut events, more) = common::stream(HANDLES, 0..ROUNDS);
     events.extend(more);
+    let batches = batches(&events);
     let mut group = criterion.benchmark_group("recording");
     group.throughput(Throughput::Elements(events.len() as u64));
     group.bench_function("written", |bencher| {
         bencher.iter_batched_ref(
             || tempfile::tempfile().unwrap(),
-            |file| write(file, &events),
+            |file| write(file, &batches),
             BatchSize::PerIteration,
         );
     });
     let mut file = tempfile::tempfile().unwrap();
-    let bytes = write(&mut file, &events);
+    let bytes = write(&mut file, &batches);
     file.flush().unwrap();
     println!("{} events, {bytes} bytes: {:.2} an event", events.len(), bytes as f64 / events.len() as f64);
     assert_eq!(read(&file, None), events.len());
@@ -143,7 +149,7 @@ fn snapshot(criterion: &mut Criterion<CpuTime>) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().with_measurement(CpuTime).sample_size(20);
+    config = Criterion::default().with_measurement(CpuTime).with_profiler(Flame::default()).sample_size(20);
     targets = lines, recording, snapshot
 }
 criterion_main!(benches);

@@ -19,11 +19,23 @@ const END: &str = "<!-- cargo xtask bench: end -->\n";
 const SCALE_BEGIN: &str = "<!-- cargo xtask bench --scale: begin -->\n";
 const SCALE_END: &str = "<!-- cargo xtask bench --scale: end -->\n";
 
+const RING_BEGIN: &str = "<!-- cargo xtask bench --ring: begin -->\n";
+const RING_END: &str = "<!-- cargo xtask bench --ring: end -->\n";
+
 /// Writes the table of how it scales anew.
 pub fn write_scale(table: &str) -> Result<()> {
+    write_between(SCALE_BEGIN, SCALE_END, table)
+}
+
+/// Writes the tables of the ring anew.
+pub fn write_ring(tables: &str) -> Result<()> {
+    write_between(RING_BEGIN, RING_END, tables)
+}
+
+fn write_between(begin: &str, end: &str, new: &str) -> Result<()> {
     let path = path();
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = between(&text, SCALE_BEGIN, SCALE_END, table)?;
+    let text = between(&text, begin, end, new)?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 

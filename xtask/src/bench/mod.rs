@@ -12,6 +12,7 @@ mod figures;
 mod modes;
 mod plot;
 mod results;
+mod ring;
 mod run;
 mod scale;
 mod tools;
@@ -48,6 +49,13 @@ pub struct Arguments {
     /// Measure how many threads that fault at once `record` keeps up with, in rings of several sizes, in place of the modes
     #[arg(long, conflicts_with_all = ["only", "workload", "check"])]
     scale: bool,
+    /// Measure how much comes through the ring from producers that are faster than a kernel, and what steady streams cost its reader, in
+    /// place of the modes
+    #[arg(long, conflicts_with_all = ["only", "workload", "check", "scale"])]
+    ring: bool,
+    /// How long the steady streams of --ring are
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "ring", value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
     /// Show the modes and workloads, and measure nothing
     #[arg(long)]
     list: bool,
@@ -72,6 +80,9 @@ pub fn main(arguments: &Arguments) -> Result<u8> {
     }
     if arguments.scale {
         return scale::main(arguments.no_docs);
+    }
+    if arguments.ring {
+        return ring::main(arguments.seconds, arguments.no_docs);
     }
     let selected = select(arguments)?;
     // Before anything is run: what cannot be added to would be lost.

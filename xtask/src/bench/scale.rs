@@ -1,27 +1,51 @@
 //! `cargo xtask bench --scale`: how many threads that fault at once a recorder keeps up with, in rings of several sizes.
 //!
 //! Each thread raises page faults on a device of its own, reads and answers them as fast as it can, while `record` runs beside them.
-//! The guest has as many CPUs as its kernel takes; on the host that emulates them, they share those that it has. When threads are
-//! more than CPUs, one may be put aside in the midst of a record, and nothing behind it can be read until it runs again: that is
-//! what the ring's size is for.
+//! There are guests of two CPUs with ever more threads, and guests with a CPU for each thread; on the host that emulates them, they
+//! share those that it has. Where there are more threads than CPUs, or more CPUs than the host has, one may be put aside in the midst of
+//! a record, and nothing behind it can be read until it runs again: that is what the ring's size is for.
 
 use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{KERNEL, document};
+use super::document;
 use crate::{arch::Arch, kernel, programs::Programs, progress::say, qemu::Iommu, vm::Vm};
 
-/// How many threads.
-const THREADS: [u32; 4] = [1, 8, 16, 64];
+/// A guest, and how many threads fault in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Load {
+    cpus: u32,
+    threads: u32,
+    /// Of all threads together, each time.
+    faults: u32,
+}
+
+/// Faults on two CPUs.
+const FAULTS: u32 = 16_000;
+/// Faults on more, which are emulated and wait for each other most of the time. Still three times what the default ring holds.
+const FEWER: u32 = 8_000;
+
+/// Each is a row of the table.
+const LOADS: [Load; 8] = [
+    Load { cpus: 2, threads: 1, faults: FAULTS },
+    Load { cpus: 2, threads: 8, faults: FAULTS },
+    Load { cpus: 2, threads: 16, faults: FAULTS },
+    Load { cpus: 2, threads: 64, faults: FAULTS },
+    Load { cpus: 8, threads: 8, faults: FEWER },
+    Load { cpus: 16, threads: 16, faults: FEWER },
+    Load { cpus: 32, threads: 32, faults: FEWER },
+    Load { cpus: 64, threads: 64, faults: FEWER },
+];
+/// The kernel of all of them, so that rows differ in nothing else: everything else here is measured on one that takes two CPUs.
+const KERNEL: &str = "built-7.3-cpus";
 /// Sizes of the ring; the last but one is what is taken when nobody says anything.
 const SIZES: [&str; 3] = ["2M", "4M", "8M"];
 /// How often each is tried.
 const TRIES: u32 = 3;
-/// Faults of all threads together, each time.
-const FAULTS: u32 = 16_000;
-const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// For all sizes and tries of a load.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// What came of a size of the ring, of all tries.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,22 +67,25 @@ pub fn main(no_docs: bool) -> Result<u8> {
     let mut programs = Programs::build(Arch::Amd64, false)?;
     programs.add_optimised("iommu-trace")?;
     let mut rows = Vec::new();
-    for threads in THREADS {
-        let vm = Vm::new(&image, &programs).iommu(Iommu::None).smp(2).memory("2G").timeout(LIMIT).command([
-            "sh",
-            "-c",
-            &script(threads),
-        ]);
-        let told = || format!("{threads} threads");
+    for load in LOADS {
+        let vm = Vm::new(&image, &programs)
+            .iommu(Iommu::None)
+            .smp(load.cpus)
+            .memory(memory(load.cpus))
+            .timeout(LIMIT)
+            .script(script(load));
+        let told = || format!("{} threads on {} CPUs", load.threads, load.cpus);
         let outcome = vm.run().with_context(told)?;
         outcome.success().with_context(told)?;
-        let cells = cells(&outcome.text()).with_context(told)?;
+        let cells = cells(load, &outcome.text()).with_context(told)?;
         let lost: Vec<String> =
             SIZES.iter().zip(&cells).map(|(size, cell)| format!("{size} {} lost", cell.lost)).collect();
-        say(&format!("{threads:>2} threads: {}\n", lost.join(", ")));
-        rows.push((threads, cells));
+        say(&format!("{:>2} CPUs, {:>2} threads: {}\n", load.cpus, load.threads, lost.join(", ")));
+        rows.push((load, cells));
     }
-    if !no_docs {
+    if no_docs {
+        say(&table(&rows));
+    } else {
         document::write_scale(&table(&rows))?;
     }
     Ok(u8::from(
@@ -69,10 +96,15 @@ pub fn main(no_docs: bool) -> Result<u8> {
 /// Which of the sizes is the default.
 const DEFAULT: usize = SIZES.len() - 2;
 
+/// The initramfs and its copy, the recorder and its file; and what the kernel keeps for each CPU.
+fn memory(cpus: u32) -> &'static str {
+    if cpus > 8 { "4G" } else { "2G" }
+}
+
 /// The command's parent is the recorder.
-fn script(threads: u32) -> String {
+fn script(Load { threads, faults, .. }: Load) -> String {
     let load =
-        format!("guest --truth /dev/null --summary iopf --faults {FAULTS} --threads {threads} --devices {threads}");
+        format!("guest --truth /dev/null --summary iopf --faults {faults} --threads {threads} --devices {threads}");
     format!(
         "set -e; for size in {}; do for try in $(seq {TRIES}); do iommu-trace record --buffer-size $size -o /tmp/r.itr -- \
          sh -c 'echo begin $(cat /proc/uptime); {load} >/dev/null; echo end $(cat /proc/uptime); grep VmHWM /proc/$PPID/status'; \
@@ -82,7 +114,7 @@ fn script(threads: u32) -> String {
 }
 
 /// What the guest says becomes a cell for each size, in their order.
-fn cells(text: &str) -> Result<Vec<Cell>> {
+fn cells(load: Load, text: &str) -> Result<Vec<Cell>> {
     let mut cells = vec![Cell::default(); SIZES.len()];
     let mut of_this = Vec::new();
     for line in text.lines() {
@@ -91,15 +123,15 @@ fn cells(text: &str) -> Result<Vec<Cell>> {
             continue;
         };
         let at = SIZES.iter().position(|known| *known == size.trim()).with_context(|| format!("{line:?}"))?;
-        add(&mut cells[at], &std::mem::take(&mut of_this))?;
+        add(&mut cells[at], load, &std::mem::take(&mut of_this))?;
     }
-    if cells.iter().any(|cell| cell.made != u64::from(TRIES * FAULTS)) {
+    if cells.iter().any(|cell| cell.made != u64::from(TRIES * load.faults)) {
         bail!("not every size was tried {TRIES} times: {text}");
     }
     Ok(cells)
 }
 
-fn add(cell: &mut Cell, lines: &[&str]) -> Result<()> {
+fn add(cell: &mut Cell, load: Load, lines: &[&str]) -> Result<()> {
     let of = |name: &str| {
         let rest = lines.iter().find_map(|line| line.trim().strip_prefix(name));
         rest.and_then(|rest| rest.split_whitespace().next()).with_context(|| format!("no {name} in {lines:?}"))
@@ -108,7 +140,7 @@ fn add(cell: &mut Cell, lines: &[&str]) -> Result<()> {
     let stats: Value = serde_json::from_str(json).context("these are no statistics")?;
     let recorded = stats["events"]["fault"]["count"].as_u64().with_context(|| format!("no faults in {stats}"))?;
     let lost: u64 = stats["lost"].as_array().into_iter().flatten().filter_map(|lost| lost["count"].as_u64()).sum();
-    cell.made += u64::from(FAULTS);
+    cell.made += u64::from(load.faults);
     cell.recorded += recorded;
     cell.lost += lost;
     cell.seconds += of("end")?.parse::<f64>()? - of("begin")?.parse::<f64>()?;
@@ -117,21 +149,25 @@ fn add(cell: &mut Cell, lines: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn table(rows: &[(u32, Vec<Cell>)]) -> String {
+fn table(rows: &[(Load, Vec<Cell>)]) -> String {
     let mut text = format!(
-        "Of {TRIES} × {} faults. Rates, bytes and memory are those with a ring of {}:\n\n| threads | {} | faults a second | bytes a \
-         fault in the file | most resident, MiB |\n|--:|{}--:|--:|--:|\n",
+        "Of {TRIES} × {} faults, {} where there are more than two CPUs. Rates, bytes and memory are those with a ring of \
+         {}:\n\n| CPUs | threads | {} | faults a second | bytes a \
+         fault in the file | most resident, MiB |\n|--:|--:|{}--:|--:|--:|\n",
         document::whole(f64::from(FAULTS)),
+        document::whole(f64::from(FEWER)),
         SIZES[DEFAULT],
         SIZES.map(|size| format!("records lost, {size}")).join(" | "),
         "--:|".repeat(SIZES.len())
     );
-    for (threads, cells) in rows {
+    for (load, cells) in rows {
         let lost: Vec<String> = cells.iter().map(|cell| document::whole(cell.lost as f64)).collect();
         let cell = &cells[DEFAULT];
         let _ = writeln!(
             text,
-            "| {threads} | {} | {} | {:.0} | {:.1} |",
+            "| {} | {} | {} | {} | {:.0} | {:.1} |",
+            load.cpus,
+            load.threads,
             lost.join(" | "),
             document::whole(cell.made as f64 / cell.seconds.max(0.01)),
             cell.bytes as f64 / cell.recorded.max(1) as f64,
@@ -146,6 +182,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_guest_has_no_more_cpus_than_its_kernel_takes() {
+        let fragment = include_str!("../../kernel-cpus.config");
+        let most = fragment.lines().find_map(|line| line.strip_prefix("CONFIG_NR_CPUS=")).unwrap();
+        let most: u32 = most.parse().unwrap();
+        assert!(LOADS.iter().all(|load| load.cpus <= most && load.threads >= 1));
+        assert!(LOADS.iter().any(|load| load.cpus == most));
+    }
+
+    #[test]
     fn what_the_guest_says_becomes_a_row() {
         let mut text = String::new();
         for size in SIZES {
@@ -158,10 +203,20 @@ mod tests {
                 );
             }
         }
-        let cells = cells(&text).unwrap();
+        let load = Load { cpus: 2, threads: 4, faults: 16_000 };
+        let cells = cells(load, &text).unwrap();
         assert_eq!((cells[0].lost, cells[1].lost, cells[1].recorded), (9, 0, 48_000));
-        let table = table(&[(4, cells)]);
-        assert_eq!(table.lines().last().unwrap(), "| 4 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
-        assert!(super::cells("").is_err());
+        let rows = [
+            (Load { cpus: 2, threads: 4, faults: 16_000 }, cells.clone()),
+            (Load { cpus: 64, threads: 64, faults: 8_000 }, cells),
+        ];
+        let table = table(&rows);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[lines.len() - 2], "| 2 | 4 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
+        assert_eq!(lines[lines.len() - 1], "| 64 | 64 | 9 | 0 | 0 | 8,000 | 4 | 16.0 |");
+        // Head, rule and rows have as many columns.
+        let columns = |line: &str| line.matches('|').count();
+        assert!(lines[2..].iter().all(|line| columns(line) == columns(lines[2])), "{table}");
+        assert!(super::cells(load, "").is_err());
     }
 }

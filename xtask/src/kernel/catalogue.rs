@@ -100,6 +100,12 @@ pub const CATALOGUE: &[Entry] = &[
         about: "the same, and PCI devices come and go (boot it with --hotplug)",
     },
     Entry {
+        name: "built-7.3-cpus",
+        origin: BACKPORTS,
+        kind: Kind::Rebuilt { base: "built-7.3", fragment: include_str!("../../kernel-cpus.config"), everyday: false },
+        about: "the same for up to 64 CPUs, where it has 2 (boot it with --smp)",
+    },
+    Entry {
         name: "stock-6.1",
         origin: Origin::Configured,
         kind: Kind::Stock { pick: Pick::DependencyOf("linux-image-amd64", "linux-image-"), split: None },

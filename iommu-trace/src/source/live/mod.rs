@@ -4,6 +4,7 @@ mod attach;
 mod detach;
 mod diagnostics;
 mod groups;
+mod intake;
 mod loss;
 mod modules;
 mod near;
@@ -24,49 +25,31 @@ use aya::{Ebpf, maps::Array};
 use clap::ValueEnum;
 use iommu_trace_common::stacks as stacks_of;
 
-pub use self::groups::Groups;
 use self::{
     diagnostics::Diagnostics,
     loss::{Losses, Misses},
     modules::Modules,
-    order::Reorder,
-    ring::{Mark, Ring},
+    ring::Ring,
     stacks::LiveStacks,
     stretch::LiveWaits,
     sums::Sums,
 };
+pub use self::{
+    groups::Groups,
+    intake::{Intake, Records},
+    ring::Mark,
+};
 use super::{Batch, Cost, ProgramCost, Progress, Source, SourceInfo, Stacks, Waits};
 use crate::{
-    event::{ProbeId, decode},
+    event::ProbeId,
     kernel::{Kernel, iommu_groups, privileges::explain},
     model::{Features, span::Topic},
     probes::{Plan, ProbeStatus, Verdict, Wanted, stretch::Stretch},
     sandbox::{Grant, Needs},
 };
 
-/// How long to wait for more while events are held back.
-const HOLD_BACK: Duration = Duration::from_millis(5);
-/// How often the ring is read at most.
-const DRAIN_EVERY: Duration = Duration::from_millis(10);
-/// How often events are given out at most: before that, each program is asked for the runs that it missed, so that no rule
-/// takes what was not seen for what did not happen. Asking all of them takes as long as some fifty faults do.
-const RELEASE_EVERY: Duration = Duration::from_millis(10);
-/// The same when there are many events.
-const RELEASE_MANY_EVERY: Duration = Duration::from_millis(50);
-/// How many are many.
-const MANY: usize = 500;
-/// So many are given out at once, that they take no more memory.
-const TOO_MANY: usize = 8192;
-/// The clock that BPF programs read is not quite in step with ours while the kernel adjusts it.
-const CLOCK_SLACK_NS: u64 = 100_000;
-/// How long a record that was begun before the end of the trace is waited for.
-const LAST_RECORDS: Duration = Duration::from_millis(200);
 /// How long the ring is waited for where a module may come meanwhile.
 const MODULE_WAIT: Duration = Duration::from_millis(10);
-/// The fastest that a ring is filled, bytes a nanosecond: how long it may be left alone follows from its size.
-const FASTEST: f64 = 0.4;
-/// Events taken from the ring in one poll, so that batches stay bounded in a storm.
-const MAX_BATCH: usize = 8192;
 /// The nice value of the threads that read the ring and take what was in it.
 const READER_NICE: i32 = -15;
 /// The ring's size unless another is asked for: some 2,300 faults with all their stages, and twice what was ever seen to lose some
@@ -229,20 +212,11 @@ impl About {
 /// The running trace.
 struct Live {
     info: SourceInfo,
-    ring: Ring,
-    /// What the next release waits for.
-    mark: Option<Mark>,
-    order: Reorder,
+    intake: Intake<Ring>,
     losses: Losses,
     /// Where hot functions are summed up.
     sums: Option<Sums>,
     misses: Misses,
-    /// When the ring was read last, and for how long it is left alone then. Otherwise the kernel would wake the reader for
-    /// each record, which costs a hundred times what the record does.
-    drained_at: Instant,
-    pace: Duration,
-    /// When events were given out last.
-    released_at: Instant,
     stacks: Arc<LiveStacks>,
     /// The BPF side's own diagnostics.
     diagnostics: Option<Diagnostics>,
@@ -253,8 +227,6 @@ struct Live {
     /// Where the kernel is made to wait.
     waits: Option<Arc<LiveWaits>>,
     costs: Cost,
-    /// Everything older than this was given out.
-    released: u64,
     /// When it was asked to stop.
     stopped: Option<Mark>,
     ended: bool,
@@ -295,22 +267,16 @@ impl Live {
         };
         Ok(Live {
             info,
-            ring,
-            mark: None,
-            order: Reorder::default(),
+            intake: Intake::new(ring, options.buffer_size, now),
             losses,
             sums,
             misses: Misses::of(&ebpf),
-            drained_at: Instant::now(),
-            pace: pace(options.buffer_size),
-            released_at: Instant::now(),
             stacks: Arc::new(stacks),
             diagnostics,
             ebpf: Some(ebpf),
             modules: None,
             waits: None,
             costs: Cost::default(),
-            released: now,
             stopped: None,
             ended: false,
         })
@@ -345,34 +311,21 @@ impl Live {
             {
                 tracing::warn!("what group {} holds is not known: cannot read its type: {error}", group.display());
             }
-            while !self.drain() {}
+            while !self.intake.drain() {
+                self.tell_diagnostics();
+            }
+            self.tell_diagnostics();
         }
         on.set(0, 0, 0).context("cannot end the snapshot")?;
         tracing::debug!(groups = groups.len(), took = ?started.elapsed(), "snapshot taken");
         Ok(())
     }
 
-    /// Takes what is in the ring, up to a bound. Tells whether it was emptied.
-    fn drain(&mut self) -> bool {
-        if let Some(diagnostics) = &mut self.diagnostics {
-            diagnostics.flush();
-        }
-        for _ in 0..MAX_BATCH {
-            let Some(record) = self.ring.next() else { return true };
-            match decode(&record) {
-                Ok(event) => self.order.push(event),
-                // The programs and this decoder are built together, so this is a defect, not input.
-                Err(error) => tracing::error!(%error, "a record could not be decoded"),
-            }
-        }
-        false
-    }
-
     /// Tells what was summed up, when it is time to, or now.
     fn look_at_sums(&mut self, now: bool) -> anyhow::Result<()> {
         let Some(sums) = self.sums.as_mut().filter(|sums| now || sums.is_due()) else { return Ok(()) };
         for event in sums.take(monotonic_ns())? {
-            self.order.push(event);
+            self.intake.push(event);
         }
         Ok(())
     }
@@ -386,21 +339,10 @@ impl Live {
         Ok(())
     }
 
-    fn release_every(&self) -> Duration {
-        match self.order.len() {
-            0..MANY | TOO_MANY.. => RELEASE_EVERY,
-            _ => RELEASE_MANY_EVERY,
+    fn tell_diagnostics(&mut self) {
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
         }
-    }
-
-    fn release(&mut self, upto: u64, batch: &mut Batch) {
-        // What was lost was lost after everything that is out already, and maybe before all that is still held.
-        for lost in self.losses.take() {
-            batch.events.push(lost);
-        }
-        self.order.release(upto, &mut batch.events);
-        self.released = self.released.max(upto);
-        batch.upto = self.released;
     }
 }
 
@@ -419,35 +361,26 @@ impl Source for Live {
 
     fn poll(&mut self, timeout: Duration, batch: &mut Batch) -> anyhow::Result<Progress> {
         if self.ended {
-            batch.upto = self.released;
+            batch.upto = self.intake.released();
             return Ok(Progress::End);
         }
         if let Some(stopped) = self.stopped {
             // The end of the trace is the moment it was stopped at; what came after it is nobody's.
-            let since = Instant::now();
-            while !self.ring.has_passed(stopped) && since.elapsed() < LAST_RECORDS {
-                self.drain();
-            }
-            self.release(stopped.ts, batch);
+            self.intake.read_to(stopped);
+            self.tell_diagnostics();
+            self.intake.release(stopped.ts, self.losses.take(), batch);
             self.ended = true;
             return Ok(Progress::End);
         }
         self.look_at_modules()?;
-        let timeout = if self.modules.is_some() { timeout.min(MODULE_WAIT) } else { timeout };
-        self.ring.wait(if self.order.is_empty() { timeout } else { timeout.min(HOLD_BACK) })?;
-        std::thread::sleep(self.pace.saturating_sub(self.drained_at.elapsed()));
-        let mark = self.mark.take().unwrap_or_else(|| self.ring.mark(monotonic_ns));
-        self.drain();
-        self.drained_at = Instant::now();
+        let due = self.intake.read(if self.modules.is_some() { timeout.min(MODULE_WAIT) } else { timeout })?;
+        self.tell_diagnostics();
         self.look_at_sums(false)?;
-        if self.ring.has_passed(mark) && self.released_at.elapsed() >= self.release_every() {
+        if let Some(upto) = due {
             // What was lost until now is told before anything that is given out now.
             self.losses.update(monotonic_ns())?;
             self.losses.add(self.misses.take(false));
-            self.released_at = Instant::now();
-            self.release(mark.ts.saturating_sub(CLOCK_SLACK_NS), batch);
-        } else {
-            self.mark = Some(mark);
+            self.intake.release(upto, self.losses.take(), batch);
         }
         Ok(Progress::More)
     }
@@ -459,7 +392,7 @@ impl Source for Live {
             }
             self.costs = costs(&ebpf);
             self.look_at_sums(true)?;
-            self.stopped = Some(self.ring.mark(monotonic_ns));
+            self.stopped = Some(self.intake.end());
             self.losses.update(monotonic_ns())?;
             self.losses.add(self.misses.take(true));
             let started = Instant::now();
@@ -497,11 +430,6 @@ pub fn hurry() {
     if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
         tracing::debug!(%error, "a thread keeps its priority");
     }
-}
-
-/// For how long a ring of this size can be left alone.
-fn pace(ring: u32) -> Duration {
-    DRAIN_EVERY.min(Duration::from_nanos((f64::from(ring) / FASTEST / 2.0) as u64))
 }
 
 /// Run time and run count of each program; zero unless the kernel keeps statistics (`kernel.bpf_stats_enabled`).

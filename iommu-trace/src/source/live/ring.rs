@@ -12,8 +12,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::maps::{Map, MapData, RingBuf, ring_buf::RingBufItem};
+use aya::maps::{Map, MapData, RingBuf};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::{intake::Records, monotonic_ns};
 
 /// A moment, and the place in the ring that was next to be given out then or a little later.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,20 @@ pub struct Mark {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub ts: u64,
     place: usize,
+}
+
+impl Mark {
+    /// The moment `ts`, which is now; the place is asked for afterwards.
+    pub fn new(ts: u64, place: impl FnOnce() -> usize) -> Self {
+        Mark { ts, place: place() }
+    }
+
+    /// Whether a reader that has come to this place has read everything whose time is before the mark's.
+    #[must_use]
+    pub fn is_passed_by(&self, consumer: usize) -> bool {
+        // Positions count bytes and may wrap around.
+        consumer.wrapping_sub(self.place).cast_signed() >= 0
+    }
 }
 
 /// The ring.
@@ -39,26 +55,22 @@ impl Ring {
         let position = |offset| Position::map(&map, offset, page).context("cannot map the ring buffer's positions");
         Ok(Ring { consumer: position(0)?, producer: position(page as u64)?, map })
     }
+}
 
-    /// The next record that is complete.
-    pub fn next(&mut self) -> Option<RingBufItem<'_>> {
-        self.map.next()
+impl Records for Ring {
+    fn next(&mut self, look: impl FnOnce(&[u8])) -> bool {
+        self.map.next().map(|record| look(&record)).is_some()
     }
 
-    /// Marks the present moment; `now` reads the clock.
-    pub fn mark(&self, now: impl FnOnce() -> u64) -> Mark {
-        let ts = now();
-        Mark { ts, place: self.producer.load() }
+    fn mark(&self) -> Mark {
+        Mark::new(monotonic_ns(), || self.producer.load())
     }
 
-    /// Whether everything was read whose time is before the mark's.
-    pub fn has_passed(&self, mark: Mark) -> bool {
-        // Positions count bytes and may wrap around.
-        self.consumer.load().wrapping_sub(mark.place).cast_signed() >= 0
+    fn has_passed(&self, mark: Mark) -> bool {
+        mark.is_passed_by(self.consumer.load())
     }
 
-    /// Waits until there is something to read, or the time is over.
-    pub fn wait(&self, timeout: Duration) -> anyhow::Result<()> {
+    fn wait(&self, timeout: Duration) -> anyhow::Result<()> {
         let mut fd = libc::pollfd { fd: self.map.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one valid descriptor, and the count says one.
