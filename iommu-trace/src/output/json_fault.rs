@@ -116,7 +116,7 @@ impl Write for bool {
 
 impl Write for Ptr {
     fn write(&self, out: &mut Vec<u8>) {
-        // Put together here and appended once: to append each digit takes three times as long.
+        // Put together here and appended once, which asks once whether there is room.
         let mut text = *b"\"0x0123456789abcdef\"";
         let digits = (u64::BITS - self.0.leading_zeros()).div_ceil(4).max(1) as usize;
         let mut rest = self.0;
