@@ -240,6 +240,8 @@ fn denied() -> Result<Report> {
     /// The version that is known to work.
     const VERSION: &str = "0.20.2";
     let program = cargo::tool("cargo-deny", VERSION)?;
+    // Those for other systems, too, which nothing else fetches. Where they cannot be had, cargo-deny says which it lacks.
+    let _ = command::output(cargo::command().current_dir(workspace::root()).args(["fetch", "--locked"]));
     let check = |options: &[&str], what: &str| {
         let mut deny = Command::new(&program);
         deny.current_dir(workspace::root()).args(options).args(["check", what]);
