@@ -1,14 +1,14 @@
-//! Flame graphs: with `--profile-time SECONDS` each benchmark runs for that long, and where the time goes is drawn into
-//! `target/criterion/GROUP/NAME/profile/flamegraph.svg`.
+//! Where the time goes: with `--profile-time SECONDS` each benchmark runs for that long, and its stacks are counted into
+//! `target/criterion/GROUP/NAME/profile/stacks.folded`, of which `inferno-flamegraph` or `flamegraph.pl` draws a flame graph.
 
-use std::{fs::File, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use criterion::profiler::Profiler;
-use pprof::{ProfilerGuard, ProfilerGuardBuilder, flamegraph};
+use pprof::{ProfilerGuard, ProfilerGuardBuilder};
 
 /// Samples a second, of processor time. A prime, so that nothing that happens a round number of times a second is in step with it.
 const HERTZ: i32 = 997;
-/// Of a frame's name: generic arguments fill the picture otherwise.
+/// Of a frame's name: generic arguments fill a picture otherwise.
 const LONGEST: usize = 80;
 
 /// What criterion asks.
@@ -22,17 +22,22 @@ impl Profiler for Flame {
         self.running = Some(ProfilerGuardBuilder::default().frequency(HERTZ).build().unwrap());
     }
 
-    fn stop_profiling(&mut self, benchmark: &str, dir: &Path) {
+    fn stop_profiling(&mut self, _benchmark: &str, dir: &Path) {
         let Some(running) = self.running.take() else { return };
         let report = running.report().frames_post_processor(shorten).build().unwrap();
+        // Outermost first; what was inlined lies innermost first in its frame.
+        let mut stacks: BTreeMap<String, isize> = BTreeMap::new();
+        for (stack, count) in &report.data {
+            let names: Vec<String> =
+                stack.frames.iter().rev().flat_map(|frame| frame.iter().rev()).map(pprof::Symbol::name).collect();
+            *stacks.entry(names.join(";")).or_default() += count;
+        }
+        let mut text = String::new();
+        for (stack, count) in stacks {
+            writeln!(text, "{stack} {count}").unwrap();
+        }
         std::fs::create_dir_all(dir).unwrap();
-        let file = File::create(dir.join("flamegraph.svg")).unwrap();
-        let mut options = flamegraph::Options::default();
-        benchmark.clone_into(&mut options.title);
-        options.deterministic = true;
-        // What is too narrow to be read.
-        options.min_width = 0.3;
-        report.flamegraph_with_options(file, &mut options).unwrap();
+        std::fs::write(dir.join("stacks.folded"), text).unwrap();
     }
 }
 
