@@ -28,8 +28,13 @@ impl Profiler for Flame {
         // Outermost first; what was inlined lies innermost first in its frame.
         let mut stacks: BTreeMap<String, isize> = BTreeMap::new();
         for (stack, count) in &report.data {
-            let names: Vec<String> =
-                stack.frames.iter().rev().flat_map(|frame| frame.iter().rev()).map(pprof::Symbol::name).collect();
+            let names: Vec<String> = stack
+                .frames
+                .iter()
+                .rev()
+                .flat_map(|frame| frame.iter().rev())
+                .map(|symbol| symbol.name().replace(';', ","))
+                .collect();
             *stacks.entry(names.join(";")).or_default() += count;
         }
         let mut text = String::new();
