@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io::{self, ErrorKind},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -107,20 +108,23 @@ pub fn find_command(name: &OsStr) -> anyhow::Result<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     for candidate in std::env::split_paths(&path).map(|dir| dir.join(named)) {
-        if is_executable(&candidate).with_context(failed)? == Some(true) {
-            return Ok(candidate);
+        match is_executable(&candidate) {
+            Ok(Some(true)) => return Ok(candidate),
+            Ok(_) => {}
+            // A directory of others.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error).with_context(failed),
         }
     }
     bail!("cannot start the command {name}: it is not in any directory of PATH")
 }
 
-/// Whether a file can be executed; `None` where there is none, or none that we may see.
-fn is_executable(path: &Path) -> std::io::Result<Option<bool>> {
-    use std::io::ErrorKind;
+/// Whether a file can be executed; `None` where there is none.
+fn is_executable(path: &Path) -> io::Result<Option<bool>> {
     match std::fs::metadata(path) {
         Ok(file) => Ok(Some(file.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok())),
         Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => Ok(None),
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
             _ => Err(error),
         },
     }

@@ -10,10 +10,10 @@ use super::btf_format::{Btf, Kind, Type, View};
 pub const MODULE: &str = "iommufd";
 /// All modules whose functions and types are of interest when they are not built in.
 const MODULES: [&str; 5] = ["iommufd", "virtio", "virtio_ring", "virtio_iommu", "arm_smmu_v3"];
-/// How deep anonymous structures may nest: BTF from anywhere is untrusted, and a loop in it must end.
+/// How many types may lead from one to the next: BTF from anywhere is untrusted, and a loop in it must end.
 const MAX_DEPTH: u32 = 16;
-/// How many anonymous structures are looked into for one member: where each holds several of the others, there is no end of them.
-const MAX_INNER: u32 = 1024;
+/// How many structures are looked into for one member: anonymous ones may hold each other, and each several of the others.
+const MAX_LOOKED: u32 = 1024;
 
 /// The types of vmlinux and of the modules we know.
 pub struct Types {
@@ -169,7 +169,7 @@ impl Types {
         let (name, with) = structure.split_once(" with ").map_or((structure, None), |(name, with)| (name, Some(with)));
         self.all().find_map(|view| {
             structures(view, name)
-                .filter(|ty| with.is_none_or(|with| member(view, ty, with, 0, &mut 0).is_some()))
+                .filter(|ty| with.is_none_or(|with| member(view, ty, with, &mut 0).is_some()))
                 .find_map(|ty| offset_in(view, ty, path))
         })
     }
@@ -184,7 +184,7 @@ impl Types {
     #[must_use]
     pub fn array_len(&self, structure: &str, name: &str) -> Option<usize> {
         self.all().find_map(|view| {
-            let (_, ty) = member(view, &structures(view, structure).next()?, name, 0, &mut 0)?;
+            let (_, ty) = member(view, &structures(view, structure).next()?, name, &mut 0)?;
             stripped(view, ty)?.array_len().map(|len| len as usize)
         })
     }
@@ -228,7 +228,7 @@ fn offset_in(view: View<'_>, structure: Type<'_>, path: &str) -> Option<u32> {
     let mut ty = structure;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
-        let (offset, member) = member(view, &ty, name, 0, &mut 0)?;
+        let (offset, member) = member(view, &ty, name, &mut 0)?;
         bits = bits.checked_add(offset)?;
         if names.peek().is_some() {
             ty = stripped(view, member).filter(is_structure)?;
@@ -238,16 +238,16 @@ fn offset_in(view: View<'_>, structure: Type<'_>, path: &str) -> Option<u32> {
 }
 
 /// Finds a member by name: its offset in bits and the id of its type, looking into anonymous members.
-fn member(view: View<'_>, structure: &Type<'_>, name: &str, depth: u32, inner: &mut u32) -> Option<(u32, u32)> {
-    if depth > MAX_DEPTH || *inner > MAX_INNER {
+fn member(view: View<'_>, structure: &Type<'_>, name: &str, looked: &mut u32) -> Option<(u32, u32)> {
+    if *looked == MAX_LOOKED {
         return None;
     }
-    *inner += 1;
+    *looked += 1;
     structure.members().find_map(|m| match view.name(m.name) {
         found if found == name => Some((m.bits, m.word)),
         "" => {
-            let structure = stripped(view, m.word).filter(is_structure)?;
-            let (offset, ty) = member(view, &structure, name, depth + 1, inner)?;
+            let inner = stripped(view, m.word).filter(is_structure)?;
+            let (offset, ty) = member(view, &inner, name, looked)?;
             Some((m.bits.checked_add(offset)?, ty))
         }
         _ => None,

@@ -95,7 +95,7 @@ impl Checks {
 }
 
 impl GuestTest {
-    /// Runs it. A guest that stood still or crashed while it booted is tried once more, and that it did is told.
+    /// Runs it. A guest that had no luck ([`Unlucky`]) is tried once more, and that it did is told.
     pub fn run(&self, ctx: &Ctx) -> Checks {
         let mut checks = Checks::default();
         let mut result = self.run_into(ctx, &mut checks);

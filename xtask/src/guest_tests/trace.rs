@@ -137,11 +137,14 @@ impl Trace {
         }
     }
 
-    /// Records lost. A free may be missed though there is room: the kernel does not run a program within itself, and memory
-    /// is freed in interrupts, too. It is told as lost, but in millions of frees that one is hardly one of ours.
+    /// Whose records may be missed though there is room: the kernel does not run a program within itself, and memory is freed in
+    /// interrupts, too. It is told as lost, but in millions of frees that one is hardly one of ours.
+    pub const MISSED: &str = "kfree";
+
+    /// Records lost, but for frees.
     pub fn lost(&self) -> u64 {
         let lost = self.end["lost"].as_array().into_iter().flatten();
-        lost.filter(|lost| lost["probe"] != "kfree").filter_map(|lost| lost["count"].as_u64()).sum()
+        lost.filter(|lost| lost["probe"] != Self::MISSED).filter_map(|lost| lost["count"].as_u64()).sum()
     }
 }
 

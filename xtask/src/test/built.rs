@@ -7,7 +7,6 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    hash::{DefaultHasher, Hash, Hasher},
     io::Write as _,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -15,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     cache::{self, Lock},
@@ -42,12 +42,11 @@ fn target() -> Option<PathBuf> {
 
 /// What the archive depends on.
 fn key() -> Result<String> {
-    let mut hasher = DefaultHasher::new();
-    command::text(Command::new("rustc").arg("-vV"))?.hash(&mut hasher);
+    let mut hasher = Sha256::new_with_prefix(command::text(Command::new("rustc").arg("-vV"))?);
     for file in ["Cargo.lock", "Cargo.toml"] {
-        fs::read(workspace::root().join(file)).with_context(|| format!("cannot read {file}"))?.hash(&mut hasher);
+        hasher.update(fs::read(workspace::root().join(file)).with_context(|| format!("cannot read {file}"))?);
     }
-    Ok(format!("{:016x}\n", hasher.finish()))
+    Ok(format!("{:x}\n", hasher.finalize()))
 }
 
 /// Brings what is kept into a target directory that has not got it. Whatever goes wrong, cargo builds it again.

@@ -16,8 +16,8 @@ const CONSOLE_TAIL: usize = 60;
 /// What the kernel says of a CPU that gets no timer interrupt any more: RCU then stalls, whatever else it does.
 const NO_TIMER: &str = "Possible timer handling issue on cpu";
 
-/// A guest that did not end in time, or whose kernel crashed before the command began: the error's own type, for who wants to
-/// try again.
+/// A guest that did not end in time, whose kernel crashed before the command began, or that its emulator has let down: the error's own
+/// type, for who wants to try again.
 #[derive(Debug)]
 pub struct Unlucky(String);
 

@@ -91,10 +91,13 @@ fn run(control: &mut Control) -> Result<String, String> {
     }
     raise_memlock();
     let sleeps = Path::new(SLEEPS).exists();
-    let mut no_share = |error| {
-        control.line(&format!("note no 9p share ({error}): output goes through serial ports, nothing is collected"));
-    };
-    let shared = !sleeps && mount_share().map_err(&mut no_share).is_ok();
+    let shared = !sleeps
+        && mount_share()
+            .inspect_err(|error| {
+                let without = "output goes through serial ports, nothing is collected";
+                control.line(&format!("note no 9p share ({error}): {without}"));
+            })
+            .is_ok();
     let _ = Command::new("/bin/busybox").args(["ip", "link", "set", "lo", "up"]).status();
 
     let argv = list("/etc/vm/command");

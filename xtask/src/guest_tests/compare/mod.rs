@@ -41,7 +41,10 @@ pub enum Trust {
 pub fn compare(trace: &Trace, truths: &[Truth], trust: Trust) -> (Vec<Result<()>>, Result<()>) {
     let mut parts: Vec<Vec<&Span>> = vec![Vec::new(); truths.len()];
     let mut orphans = Differences::default();
-    for span in &trace.spans {
+    // A loss is nobody's.
+    let is_excused =
+        |span: &Span| span.event == "lost" && (trust == Trust::Lossy || span.text("probe") == Some(Trace::MISSED));
+    for span in trace.spans.iter().filter(|span| !is_excused(span)) {
         let owner = truths
             .iter()
             .position(|truth| truth.pid == span.pid)
@@ -49,7 +52,6 @@ pub fn compare(trace: &Trace, truths: &[Truth], trust: Trust) -> (Vec<Result<()>
             .or_else(|| truths.iter().rposition(|t| t.began <= span.ts && span.ts <= t.ended + INTERRUPT_LATENCY));
         match owner {
             Some(owner) => parts[owner].push(span),
-            None if span.event == "lost" && trust == Trust::Lossy => {}
             None => orphans.add("nothing that ran explains this event", None, Some(span)),
         }
     }
@@ -266,9 +268,6 @@ impl<'a> Comparison<'a> {
     fn unexplained(&mut self) {
         for index in 0..self.spans.len() {
             if !self.claimed[index] {
-                if self.trust == Trust::Lossy && self.spans[index].event == "lost" {
-                    continue;
-                }
                 let message = "nothing in the truth explains this event";
                 self.differences.add(message, None, Some(self.spans[index]));
             }
