@@ -303,6 +303,26 @@ impl Report {
         self
     }
 
+    /// Tells what is known of the moment in which ftrace changes its functions.
+    #[must_use]
+    pub fn with_ftrace(mut self, known: Result<&'static str, String>) -> Self {
+        let (state, found) = match known {
+            Ok(found) => (State::Ok, found.to_owned()),
+            Err(found) => (State::Missing, found),
+        };
+        let missing = state == State::Missing;
+        self.checks.push(Check {
+            name: "ftrace",
+            state,
+            essential: false,
+            found,
+            cost: missing.then_some("a crash of the kernel, now and then; any other tracer costs the same"),
+            remedy: missing
+                .then_some("use a kernel built with CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y, as distributions' are"),
+        });
+        self
+    }
+
     /// Says that the probes could not be attached although nothing seemed to be missing.
     #[must_use]
     pub fn with_trouble(mut self, trouble: String) -> Self {
@@ -445,10 +465,9 @@ impl Doctor {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let topics = Topic::value_variants();
         let wanted = Wanted { topics: topics.to_vec(), snapshot: true, frees: true, sums: false };
-        let planned = || Kernel::running().map(|kernel| Plan::new(&kernel, &wanted).status()).unwrap_or_default();
-        let steps = Kernel::running()
-            .map(|kernel| Step::ALL.map(|step| stretch::Planned::new(&kernel, step).status()).to_vec())
-            .unwrap_or_default();
+        let kernel = Kernel::running().ok();
+        let planned = || kernel.as_ref().map(|kernel| Plan::new(kernel, &wanted).status()).unwrap_or_default();
+        let steps = |kernel: &Kernel| Step::ALL.map(|step| stretch::Planned::new(kernel, step).status()).to_vec();
         let root = Path::new("/");
         let mut report = Report::collect(root, planned(), false);
         // The probes can be tried only where all the rest is there.
@@ -459,7 +478,9 @@ impl Doctor {
                 Err(error) => report.with_trouble(format!("{error:#}")),
             };
         }
-        let report = report.with_stretch(steps);
+        if let Some(kernel) = &kernel {
+            report = report.with_stretch(steps(kernel)).with_ftrace(kernel.ftrace_changes());
+        }
 
         let mut out = Output::stdout();
         if self.json {

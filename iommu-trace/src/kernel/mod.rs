@@ -2,7 +2,7 @@
 
 mod btf;
 mod btf_format;
-mod kprobes;
+mod jumps;
 mod late;
 mod offsets;
 pub mod privileges;

@@ -61,6 +61,9 @@ pub fn load_and_attach(
     stretch: &mut stretch::Plan,
     options: &LiveOptions,
 ) -> anyhow::Result<Ebpf> {
+    if let Err(why) = kernel.ftrace_changes() {
+        tracing::warn!("{why}");
+    }
     let before = plan.clone();
     let mut ebpf = load(kernel, plan, options, true)?;
     stretch.attach(&mut ebpf, btf)?;

@@ -1,9 +1,14 @@
-//! Whether kprobes can be used on this kernel.
+//! Calls that ftrace of this kernel takes for jumps.
 //!
-//! When the first kprobe on an ftrace site is enabled for a second time, `arch_ftrace_update_trampoline()` writes the call
-//! of `kprobe_ftrace_handler()` anew. Kernels with `CONFIG_DYNAMIC_FTRACE_WITH_JMP` take an odd address for "a jump, please",
-//! and a kernel built for size has functions at odd addresses: the next call of the probed function crashes it. So no kprobe
-//! is used where the handler is at an odd address, nor where that cannot be told.
+//! Kernels with `CONFIG_DYNAMIC_FTRACE_WITH_JMP` take an odd address for "a jump, please", and a kernel built for size has
+//! functions at odd addresses. Two of them decide:
+//!
+//! - When the first kprobe on an ftrace site is enabled for a second time, `arch_ftrace_update_trampoline()` writes the call
+//!   of `kprobe_ftrace_handler()` anew: the next call of the probed function crashes the kernel. So no kprobe is used where the
+//!   handler is at an odd address, nor where that cannot be told.
+//! - While ftrace changes its functions, all that are traced go by `ftrace_ops_list_func()` for a moment, fentry's as well. A CPU
+//!   that comes by in that moment crashes. It was seen once, with 64 CPUs (docs/findings.md); it is said, and nothing is refused,
+//!   as every tracer of such a kernel does the same.
 
 use std::fs;
 
@@ -11,6 +16,8 @@ use super::{Address, Kernel, Symbols};
 
 /// What ftrace calls for a kprobe; its address decides.
 const HANDLER: &str = "kprobe_ftrace_handler";
+/// What ftrace calls for several tracers, and for all while it changes its functions. The second is the same one's other name.
+const LIST: [&str; 2] = ["ftrace_ops_list_func", "arch_ftrace_ops_list_func"];
 /// The kernel's own switch that hides addresses: 0 and 1 show them to whoever has `CAP_SYSLOG`, 2 to nobody.
 const SWITCH: &str = "/proc/sys/kernel/kptr_restrict";
 
@@ -20,6 +27,19 @@ impl Kernel {
     pub fn kprobes_refused(&self) -> Option<String> {
         let find = || refusal(self.takes_odd_for_a_jump(), Symbols::address(HANDLER), hidden_from_all());
         self.kprobes_refused.get_or_init(find).clone()
+    }
+
+    /// What is known of the moment in which ftrace changes its functions: why it is safe, or, as an error, why not.
+    pub fn ftrace_changes(&self) -> Result<&'static str, String> {
+        let address = || match Symbols::address(LIST[0]) {
+            Address::Absent => Symbols::address(LIST[1]),
+            found => found,
+        };
+        if self.takes_odd_for_a_jump() {
+            safety(address())
+        } else {
+            Ok("knows no jumps that a call could be taken for")
+        }
     }
 
     /// Whether ftrace of this kernel may know jumps. No type tells of `CONFIG_DYNAMIC_FTRACE_WITH_JMP` itself; the commits that
@@ -58,6 +78,20 @@ fn refusal(takes_odd_for_a_jump: bool, handler: Address, hidden_from_all: bool) 
     }
 }
 
+/// By the address that is called in that moment.
+fn safety(list: Address) -> Result<&'static str, String> {
+    match list {
+        Address::At(address) if address % 2 == 1 => Err(format!(
+            "a CPU that enters a traced function while tracers are attached or detached can crash this kernel: {}() is at an odd \
+             address (CONFIG_CC_OPTIMIZE_FOR_SIZE), which CONFIG_DYNAMIC_FTRACE_WITH_JMP takes for a jump",
+            LIST[0]
+        )),
+        Address::At(_) => Ok("its calls are told from its jumps"),
+        Address::Absent => Ok("has no call that could be taken for a jump"),
+        Address::Hidden => Ok("not known whether its calls are told from its jumps: addresses are hidden"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +119,15 @@ mod tests {
         for handler in [EVEN, ODD, Address::Hidden, Address::Absent] {
             assert_eq!(refusal(false, handler, true), None, "{handler:?}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_may_crash_while_ftrace_changes_is_told_from_one_that_does_not() {
+        let why = safety(ODD).unwrap_err();
+        assert!(why.contains("can crash this kernel: ftrace_ops_list_func()"), "{why}");
+        assert_eq!(safety(EVEN), Ok("its calls are told from its jumps"));
+        assert!(safety(Address::Absent).is_ok());
+        assert!(safety(Address::Hidden).is_ok_and(|said| said.contains("not known")));
     }
 
     #[test]
