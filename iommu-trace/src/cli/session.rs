@@ -157,6 +157,10 @@ impl Session {
     }
 
     fn show(&mut self) -> io::Result<()> {
+        // Of most events nothing is to be told.
+        if self.effects.is_empty() {
+            return Ok(());
+        }
         let mut effects = std::mem::take(&mut self.effects);
         for span in &effects.spans {
             let is_loss = span.kind.topic().is_none();

@@ -57,8 +57,20 @@ impl<const N: usize> Text<N> {
     /// A kernel string: what follows its NUL is dropped, so that equal strings are equal values.
     #[must_use]
     pub fn from_kernel(mut bytes: [u8; N]) -> Self {
-        if let Some(len) = bytes.iter().position(|&b| b == 0) {
-            bytes[len..].fill(0);
+        // Every record has one or two of them, so eight bytes are looked at in one go.
+        let (words, rest) = bytes.as_chunks_mut::<8>();
+        let mut ended = false;
+        for word in words {
+            let value = u64::from_le_bytes(*word);
+            let nuls = nul_marks(value);
+            // All ones below the first mark's byte; without a mark, all ones.
+            let before = ((nuls & nuls.wrapping_neg()) >> 7).wrapping_sub(1);
+            *word = if ended { 0 } else { value & before }.to_le_bytes();
+            ended |= nuls != 0;
+        }
+        for byte in rest {
+            ended |= *byte == 0;
+            *byte = if ended { 0 } else { *byte };
         }
         Text(bytes)
     }
@@ -84,6 +96,13 @@ impl<const N: usize> Text<N> {
     pub fn is_empty(&self) -> bool {
         self.0.first().is_none_or(|&b| b == 0)
     }
+}
+
+/// A word whose lowest bit that is set is the uppermost of the first byte that is 0; 0 where no byte is. (Above that, bytes may be marked
+/// that are 1.)
+fn nul_marks(word: u64) -> u64 {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    word.wrapping_sub(EACH) & !word & (EACH << 7)
 }
 
 /// Whether a character shows as itself, in its own place: no control character, nothing that turns the direction of what stands beside
@@ -146,7 +165,21 @@ impl<const N: usize> Serialize for Text<N> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_follows_the_nul_is_dropped_and_nothing_else(bytes in prop::array::uniform21(prop_oneof![Just(0), 0..3u8, any::<u8>()])) {
+            let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+            let mut kept = bytes;
+            kept[len..].fill(0);
+            let text = Text::from_kernel(bytes);
+            prop_assert_eq!(text.0, kept);
+            prop_assert_eq!(text.as_bytes(), &bytes[..len]);
+        }
+    }
 
     #[test]
     fn what_would_be_obeyed_or_would_hide_is_escaped_and_nothing_else() {

@@ -110,7 +110,7 @@ impl Calls {
     /// [`Calls::take_dropped`]. False when there was no room for the thread.
     pub fn enter(&mut self, call: Call) -> bool {
         let tid = call.task.tid;
-        if !self.threads.contains_key(&tid) && self.threads.len() >= MAX_THREADS {
+        if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&tid) {
             self.threads.retain(|_, thread| !thread.calls.is_empty());
             if self.threads.len() >= MAX_THREADS {
                 return false;

@@ -22,14 +22,15 @@ impl Model {
     /// A group passes a handler, a dequeue, a response or its free.
     pub(in crate::model) fn group_seen(&mut self, event: &Event, seen: &event::FaultGroup, effects: &mut Effects) {
         let handler = matches!(event.probe, ProbeId::IommufdIopfHandler | ProbeId::SvaIopfHandler);
-        self.forget_other(seen.group, (seen.pasid, seen.grpid), effects);
-        let is_new = handler || self.faults.live_group(seen.group).is_none();
-        if is_new && !self.begin_group(event, seen, handler, effects) {
-            self.counts.unmatched_faults += 1;
-            self.seen_after_free(event, seen.group, effects);
-            return;
+        let (is_known, mut last) = self.known_group(seen.group, (seen.pasid, seen.grpid), effects);
+        if handler || !is_known {
+            last = self.begin_group(event, seen, handler, effects);
+            if last.is_none() {
+                self.counts.unmatched_faults += 1;
+                self.seen_after_free(event, seen.group, effects);
+                return;
+            }
         }
-        let last = self.faults.live_group(seen.group).and_then(|group| group.last);
         match (last, event.probe) {
             (Some(last), ProbeId::GroupResponse) => self.answered_with(event, last, seen.cookie, effects),
             (Some(last), ProbeId::GroupFree) => self.delivered_with(event, last, seen.cookie, effects),
@@ -88,14 +89,14 @@ impl Model {
     }
 
     /// A group is seen for the first time: it belongs to the report that this thread is in, or to the oldest request
-    /// of its name that has no group yet. False when there is neither.
+    /// of its name that has no group yet. That request; `None` where there is neither.
     pub(super) fn begin_group(
         &mut self,
         event: &Event,
         seen: &event::FaultGroup,
         handler: bool,
         effects: &mut Effects,
-    ) -> bool {
+    ) -> Option<FaultId> {
         let reported = self.calls.report(event.task.tid).filter(|&id| {
             self.faults.get(id).is_some_and(|fault| {
                 fault.group.is_none() && fault.report.is_last() && fault.is(seen.pasid, seen.grpid)
@@ -103,7 +104,7 @@ impl Model {
         });
         let found = reported.or_else(|| self.find_ungrouped(seen.device, seen.pasid, seen.grpid));
         if found.is_none() && !handler {
-            return false;
+            return None;
         }
         self.freed_unseen(seen.group, effects);
         if let Some(last) = found
@@ -153,18 +154,22 @@ impl Model {
                 self.faults.wait(id, Waiting::Undelivered(message));
             }
         }
-        let Some(last) = found else { return false };
+        let last = found?;
         if seen.count != 0 {
             self.judge_left_behind(event, seen.device, seen.grpid, last, effects);
         }
-        true
+        Some(last)
     }
 
-    /// What is at this address goes by another name than the group that was there.
-    pub(super) fn forget_other(&mut self, ptr: Ptr, name: (u32, u32), effects: &mut Effects) {
-        if self.faults.live_group(ptr).is_some_and(|group| group.name != name) {
-            self.freed_unseen(ptr, effects);
+    /// Whether a group of this name is known at an address, and its last request, if that was seen. One that goes by another name is not
+    /// the group that was there: that one was freed.
+    pub(super) fn known_group(&mut self, ptr: Ptr, name: (u32, u32), effects: &mut Effects) -> (bool, Option<FaultId>) {
+        match self.faults.live_group(ptr) {
+            Some(group) if group.name == name => return (true, group.last),
+            Some(_) => self.freed_unseen(ptr, effects),
+            None => {}
         }
+        (false, None)
     }
 
     /// There is no room: the groups go whose faults were not seen or are forgotten, as nothing more can be said of them.

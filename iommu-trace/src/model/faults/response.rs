@@ -83,9 +83,9 @@ impl Model {
         }
         let ungrouped =
             reporting.is_some_and(|fault| fault.group.is_none() && fault.is(response.pasid, response.grpid));
-        self.forget_other(response.evt, (response.pasid, response.grpid), effects);
-        if let Some(group) = self.faults.live_group(response.evt) {
-            return group.last;
+        let (is_known, last) = self.known_group(response.evt, (response.pasid, response.grpid), effects);
+        if is_known {
+            return last;
         }
         if ungrouped {
             return reported;
@@ -98,8 +98,7 @@ impl Model {
             grpid: response.grpid,
             ..event::FaultGroup::default()
         };
-        self.begin_group(event, &seen, false, effects);
-        self.faults.live_group(response.evt)?.last
+        self.begin_group(event, &seen, false, effects)
     }
 
     /// Where frees are not seen, a response is the end of its group.
