@@ -243,6 +243,9 @@ impl Toolchain {
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
             "-Clink-arg=--btf".to_owned(),
+            // A program that is called many thousand times a second: what is called out of line has its captures in memory, and cannot
+            // know what each caller does.
+            "-Clink-arg=--llvm-args=--inline-threshold=100000".to_owned(),
             format!("-Clinker={}", self.linker.display()),
         ];
         // The names of source files are in the object; where they lie must not be.

@@ -31,6 +31,9 @@ impl fmt::Debug for Groups {
     }
 }
 
+/// The section of the BPF object, and with it the map, that tells the programs.
+const UNWANTED: &str = ".data.unwanted";
+
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 struct Unwanted([u8; MAX_FILTERED]);
@@ -52,8 +55,9 @@ impl Groups {
         if let Groups::All = self {
             return Ok(());
         }
-        let map = ebpf.map_mut("UNWANTED").context("the BPF object has no map UNWANTED")?;
-        let mut map: Array<_, Unwanted> = Array::try_from(map).context("the map UNWANTED is no array")?;
+        let map = ebpf.map_mut(UNWANTED).with_context(|| format!("the BPF object has no section {UNWANTED}"))?;
+        let mut map: Array<_, Unwanted> =
+            Array::try_from(map).with_context(|| format!("the section {UNWANTED} is not what it should be"))?;
         loop {
             let there = present();
             map.set(0, *self.unwanted(&there), 0).context("cannot tell the BPF programs which groups are wanted")?;
