@@ -27,7 +27,18 @@ use crate::{
 const TAIL: usize = 60;
 
 /// Steps that are run only when they are asked for.
-const BY_NAME_ONLY: &[&str] = &["broken", "long", "arm64", "package", "deny", "disturbed", "dropped-stock-7.3"];
+const BY_NAME_ONLY: &[&str] = &[
+    "broken",
+    "long",
+    "arm64",
+    "package",
+    "deny",
+    "dropped-stock-7.3",
+    // The same on other kernels is run every day.
+    "lifecycle-built-6.12",
+    "privileges-built-6.12",
+    "privileges-stock-6.12",
+];
 
 /// The BPF crate builds for its own target only; iommu-trace's build script sees to that.
 const HOST_PACKAGES: &[&str] = &["--workspace", "--exclude", "iommu-trace-ebpf"];
