@@ -138,8 +138,14 @@ fn push_harmless(safe: &mut String, c: char) {
 impl<const N: usize> fmt::Display for Text<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write as _;
+        let bytes = self.as_bytes();
+        if bytes.iter().all(|&byte| byte.is_ascii_graphic() || byte == b' ')
+            && let Ok(text) = str::from_utf8(bytes)
+        {
+            return f.pad(text);
+        }
         let mut safe = String::with_capacity(N);
-        for chunk in self.as_bytes().utf8_chunks() {
+        for chunk in bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
                 push_harmless(&mut safe, c);
             }

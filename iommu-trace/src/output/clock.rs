@@ -1,6 +1,9 @@
 //! How an event's time is told.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt::{self, Write as _},
+    time::{Duration, SystemTime},
+};
 
 use crate::source::SourceInfo;
 
@@ -35,18 +38,26 @@ impl Clock {
     /// The time of `ts` for people: seconds with six decimals, or the time of day.
     #[must_use]
     pub fn text(&self, ts: u64) -> String {
-        match self.form {
+        let mut text = String::new();
+        self.put(ts, &mut text);
+        text
+    }
+
+    /// Appends the same.
+    pub fn put(&self, ts: u64, text: &mut String) {
+        // Writing to a String does not fail.
+        let _ = match self.form {
             TimeForm::Relative => {
                 // What began before the trace has a negative time.
                 let sign = if ts < self.started_ns { "-" } else { "" };
-                format!("{sign}{}", seconds(ts.abs_diff(self.started_ns)))
+                write!(text, "{sign}{}", Seconds(ts.abs_diff(self.started_ns)))
             }
-            TimeForm::Monotonic => seconds(ts),
+            TimeForm::Monotonic => write!(text, "{}", Seconds(ts)),
             TimeForm::Utc => {
                 let rfc3339 = humantime::format_rfc3339_micros(self.wall(ts)).to_string();
-                rfc3339.split_once('T').map_or(rfc3339.clone(), |(_, time)| time.to_owned())
+                text.write_str(rfc3339.split_once('T').map_or(&*rfc3339, |(_, time)| time))
             }
-        }
+        };
     }
 
     /// The day of `ts`, where the form does not hold it.
@@ -72,8 +83,13 @@ impl Clock {
     }
 }
 
-fn seconds(ns: u64) -> String {
-    format!("{}.{:06}", ns / 1_000_000_000, ns % 1_000_000_000 / 1000)
+/// Nanoseconds as seconds with six decimals.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000_000, self.0 % 1_000_000_000 / 1000)
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! and [`Target`], the way to every file, are the only places here that do I/O. Nothing in this room decides what is worth printing: that is the consumer's part.
 
 mod clock;
+mod facts;
 mod file;
 mod holdings;
 mod json;

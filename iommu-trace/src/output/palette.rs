@@ -53,6 +53,9 @@ pub(crate) struct Painted<T>(pub Style, pub T);
 
 impl<T: fmt::Display> fmt::Display for Painted<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_plain() {
+            return self.1.fmt(f);
+        }
         write!(f, "{}{}{}", self.0.render(), self.1, self.0.render_reset())
     }
 }

@@ -1,14 +1,52 @@
 //! Numbers as people say them.
 
+use std::fmt::{self, Display, Write as _};
+
+/// A duration, as [`duration`] has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Duration(pub u64);
+
+impl Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The borders are where rounding would give `1000.0`.
+        let (told, unit) = match self.0 {
+            0..999_950 => (Decimal::of(self.0, 1_000, 1), "µs"),
+            999_950..999_995_000 => (Decimal::of(self.0, 1_000_000, 2), "ms"),
+            _ => (Decimal::of(self.0, 1_000_000_000, 3), "s"),
+        };
+        write!(f, "{told}{unit}")
+    }
+}
+
+/// A number with some decimals, rounded to the nearest, of two that are as near to the even one.
+struct Decimal {
+    whole: u64,
+    part: u64,
+    decimals: usize,
+}
+
+impl Decimal {
+    /// `value` in `unit`s, a power of ten with more zeroes than there are to be `decimals`.
+    fn of(value: u64, unit: u64, decimals: usize) -> Self {
+        let scale = 10u64.pow(decimals as u32);
+        let step = unit / scale;
+        let (steps, rest) = (value / step, value % step);
+        let up = 2 * rest > step || (2 * rest == step && steps % 2 == 1);
+        let steps = steps + u64::from(up);
+        Decimal { whole: steps / scale, part: steps % scale, decimals }
+    }
+}
+
+impl Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02$}", self.whole, self.part, self.decimals)
+    }
+}
+
 /// A duration in the unit that suits it: `1.2µs`, `3.40ms`, `1.500s`.
 #[must_use]
 pub fn duration(ns: u64) -> String {
-    // The borders are where rounding would give `1000.0`.
-    match ns {
-        0..999_950 => format!("{:.1}µs", ns as f64 / 1e3),
-        999_950..999_995_000 => format!("{:.2}ms", ns as f64 / 1e6),
-        _ => format!("{:.3}s", ns as f64 / 1e9),
-    }
+    Duration(ns).to_string()
 }
 
 /// A duration that may be far below a microsecond: `62ns`, then as [`duration`].
@@ -17,68 +55,107 @@ pub fn nanoseconds(ns: u64) -> String {
     if ns < 1000 { format!("{ns}ns") } else { duration(ns) }
 }
 
-/// Several durations of one story, as `1.2/1.5/-/104.2µs`; `None` when there is none at all. They share the unit while
-/// all are short enough to be compared at a glance.
-#[must_use]
-pub fn durations(parts: &[Option<u64>]) -> Option<String> {
-    let longest = parts.iter().flatten().max()?;
-    let shared = *longest < 9_999_950;
-    let told: Vec<String> = parts
-        .iter()
-        .map(|part| match part {
-            Some(ns) if shared => format!("{:.1}", *ns as f64 / 1e3),
-            Some(ns) => duration(*ns),
-            None => "-".to_owned(),
-        })
-        .collect();
-    Some(format!("{}{}", told.join("/"), if shared { "µs" } else { "" }))
+/// Several durations of one story, as `1.2/1.5/-/104.2µs`. They share the unit while all are short enough to be compared at a
+/// glance.
+#[derive(Clone, Copy, Debug)]
+pub struct Durations<'a> {
+    parts: &'a [Option<u64>],
+    shared: bool,
+}
+
+impl<'a> Durations<'a> {
+    /// `None` when there is none at all.
+    #[must_use]
+    pub fn of(parts: &'a [Option<u64>]) -> Option<Self> {
+        let longest = parts.iter().flatten().max()?;
+        Some(Durations { parts, shared: *longest < 9_999_950 })
+    }
+}
+
+impl Display for Durations<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, part) in self.parts.iter().enumerate() {
+            if at > 0 {
+                f.write_char('/')?;
+            }
+            match *part {
+                Some(ns) if self.shared => Decimal::of(ns, 1_000, 1).fmt(f)?,
+                Some(ns) => Duration(ns).fmt(f)?,
+                None => f.write_char('-')?,
+            }
+        }
+        f.write_str(if self.shared { "µs" } else { "" })
+    }
+}
+
+/// A size, as [`size`] has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Size(pub u64);
+
+impl Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
 }
 
 /// A size: in the largest binary unit that divides it, else in bytes.
 #[must_use]
 pub fn size(bytes: u64) -> String {
-    for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if bytes != 0 && bytes.trailing_zeros() >= shift {
-            return format!("{}{unit}", bytes >> shift);
+    Size(bytes).to_string()
+}
+
+/// A negative errno, as [`errno_name`] has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Errno(pub i64);
+
+impl Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = i32::try_from(-self.0).ok().and_then(|errno| {
+            Some(match errno {
+                libc::EPERM => "EPERM",
+                libc::ENOENT => "ENOENT",
+                libc::EINTR => "EINTR",
+                libc::EIO => "EIO",
+                libc::E2BIG => "E2BIG",
+                libc::EAGAIN => "EAGAIN",
+                libc::ENOMEM => "ENOMEM",
+                libc::EACCES => "EACCES",
+                libc::EFAULT => "EFAULT",
+                libc::EBUSY => "EBUSY",
+                libc::EEXIST => "EEXIST",
+                libc::EXDEV => "EXDEV",
+                libc::ENODEV => "ENODEV",
+                libc::EINVAL => "EINVAL",
+                libc::ENOSPC => "ENOSPC",
+                libc::ERANGE => "ERANGE",
+                libc::EMEDIUMTYPE => "EMEDIUMTYPE",
+                libc::EOVERFLOW => "EOVERFLOW",
+                libc::EOPNOTSUPP => "EOPNOTSUPP",
+                libc::EADDRINUSE => "EADDRINUSE",
+                libc::ETIMEDOUT => "ETIMEDOUT",
+                libc::ECANCELED => "ECANCELED",
+                libc::ENOTTY => "ENOTTY",
+                524 => "ENOTSUPP",
+                517 => "EPROBE_DEFER",
+                _ => return None,
+            })
+        });
+        match name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "error {}", self.0),
         }
     }
-    format!("{bytes}B")
 }
 
 /// The name of a negative errno as the IOMMU code returns them, or the number.
 #[must_use]
 pub fn errno_name(ret: i64) -> String {
-    let name = i32::try_from(-ret).ok().and_then(|errno| {
-        Some(match errno {
-            libc::EPERM => "EPERM",
-            libc::ENOENT => "ENOENT",
-            libc::EINTR => "EINTR",
-            libc::EIO => "EIO",
-            libc::E2BIG => "E2BIG",
-            libc::EAGAIN => "EAGAIN",
-            libc::ENOMEM => "ENOMEM",
-            libc::EACCES => "EACCES",
-            libc::EFAULT => "EFAULT",
-            libc::EBUSY => "EBUSY",
-            libc::EEXIST => "EEXIST",
-            libc::EXDEV => "EXDEV",
-            libc::ENODEV => "ENODEV",
-            libc::EINVAL => "EINVAL",
-            libc::ENOSPC => "ENOSPC",
-            libc::ERANGE => "ERANGE",
-            libc::EMEDIUMTYPE => "EMEDIUMTYPE",
-            libc::EOVERFLOW => "EOVERFLOW",
-            libc::EOPNOTSUPP => "EOPNOTSUPP",
-            libc::EADDRINUSE => "EADDRINUSE",
-            libc::ETIMEDOUT => "ETIMEDOUT",
-            libc::ECANCELED => "ECANCELED",
-            libc::ENOTTY => "ENOTTY",
-            524 => "ENOTSUPP",
-            517 => "EPROBE_DEFER",
-            _ => return None,
-        })
-    });
-    name.map_or_else(|| format!("error {ret}"), str::to_owned)
+    Errno(ret).to_string()
 }
 
 #[cfg(test)]
@@ -93,9 +170,10 @@ mod tests {
 
     #[test]
     fn a_chain_shares_its_unit_while_it_is_short() {
-        assert_eq!(durations(&[Some(1200), Some(1500), None, Some(104_200)]).as_deref(), Some("1.2/1.5/-/104.2µs"));
-        assert_eq!(durations(&[Some(1200), None, Some(2_000_000_000)]).as_deref(), Some("1.2µs/-/2.000s"));
-        assert_eq!(durations(&[None, None]), None);
+        let told = |parts: &[Option<u64>]| Durations::of(parts).map(|told| told.to_string());
+        assert_eq!(told(&[Some(1200), Some(1500), None, Some(104_200)]).as_deref(), Some("1.2/1.5/-/104.2µs"));
+        assert_eq!(told(&[Some(1200), None, Some(2_000_000_000)]).as_deref(), Some("1.2µs/-/2.000s"));
+        assert_eq!(told(&[None, None]), None);
     }
 
     #[test]
