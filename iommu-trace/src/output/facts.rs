@@ -275,7 +275,8 @@ impl Facts {
         let from = self.text.len();
         // Writing to a String does not fail.
         let _ = write!(self.text, "{text}");
-        let width = self.text[from..].chars().count();
+        let told = &self.text[from..];
+        let width = if told.is_ascii() { told.len() } else { told.chars().count() };
         self.list.push(Piece { end: self.text.len(), width, style, rank, told: rank == 0 });
     }
 

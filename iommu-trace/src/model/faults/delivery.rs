@@ -136,7 +136,8 @@ impl Model {
         }
         // One that was told before may look like another request that is told a wrong id.
         let waits = !self.faults.waiting.list(&Waiting::Undelivered(name)).is_empty();
-        let Some(grave) = self.faults.untold.get(&name).filter(|grave| !grave.delivered || !waits) else {
+        let grave = self.faults.untold.get(&name).and_then(|&id| self.faults.graves.get(id));
+        let Some(grave) = grave.filter(|grave| !grave.delivered || !waits) else {
             // It may be of a request that has another id; that one comes back with this cookie.
             let seen = Evidence::of(event, "delivery");
             self.faults.keep_stray(name, Stray { device_id: message.device_id, cookie: message.cookie, seen });

@@ -81,8 +81,8 @@ impl Model {
 
     /// A group without a request of its name: it may have been freed before.
     pub(super) fn seen_after_free(&mut self, event: &Event, ptr: Ptr, effects: &mut Effects) {
-        let group = self.faults.groups.get_mut(&ptr).and_then(|group| group.grave.as_deref_mut());
-        let Some(grave) = group.filter(|grave| !grave.told) else { return };
+        let Some(id) = self.faults.groups.get(&ptr).and_then(|group| group.grave) else { return };
+        let Some(grave) = self.faults.graves.get_mut(id).filter(|grave| !grave.told) else { return };
         grave.told = true;
         let breach = rules::seen_again(grave, event, ptr);
         self.judge(breach, event, effects);
@@ -327,7 +327,7 @@ impl Model {
         }
         let members = self.group_gone(&group);
         match grave {
-            Some((grave, untold)) => self.faults.bury(&grave, untold),
+            Some((grave, untold)) => self.faults.bury(grave, untold),
             None => {
                 self.faults.groups.remove(&ptr);
             }

@@ -6,6 +6,7 @@
 
 mod delivery;
 mod end;
+mod graves;
 mod group;
 mod record;
 mod report;
@@ -17,9 +18,12 @@ use super::{
     Evidence,
     table::{Chains, Id, Linked, List, Map, Slab},
 };
-use crate::event::{Name, Ptr};
+use crate::event::Ptr;
 
+use graves::{GraveId, Graves};
 use record::{AGE, CHAIN, GROUP};
+
+pub use graves::Grave;
 pub use record::{Fault, Witness};
 
 /// A fault's place in the table.
@@ -78,7 +82,7 @@ pub struct FaultGroup {
     /// The fault queue that it is in, or that told user space of it.
     pub queue: Ptr,
     /// What is remembered of it after its free.
-    pub grave: Option<Box<Grave>>,
+    pub grave: Option<GraveId>,
 }
 
 /// A message to user space of no request that is known to wait for it.
@@ -90,37 +94,6 @@ pub struct Stray {
     pub cookie: u32,
     /// The event.
     pub seen: Evidence,
-}
-
-/// A group that was freed.
-#[derive(Clone, Copy, Debug)]
-pub struct Grave {
-    /// Its address.
-    pub ptr: Ptr,
-    /// Its last request's device.
-    pub device: Name,
-    /// That one's group.
-    pub group_id: Option<u32>,
-    /// Its PASID, 0 for the RID.
-    pub pasid: u32,
-    /// Its group index.
-    pub grpid: u32,
-    /// Its attach handle.
-    pub handle: Option<Ptr>,
-    /// iommufd's object id.
-    pub device_id: Option<u32>,
-    /// Its report.
-    pub report: Evidence,
-    /// Its response.
-    pub response: Option<Evidence>,
-    /// Its free.
-    pub freed: Evidence,
-    /// Since when its device's faults are known.
-    pub known_since: Option<u64>,
-    /// User space was told of it.
-    pub delivered: bool,
-    /// What happened after was told.
-    pub told: bool,
 }
 
 /// Every fault that is not over.
@@ -136,10 +109,9 @@ pub struct Faults {
     /// Messages of no request that is known, the latest few.
     stray: Map<(Message, u32), Stray>,
     strays: VecDeque<(Message, u32)>,
-    /// Freed groups, the message of each that user space may be told, and when it was freed.
-    freed: VecDeque<(Ptr, Option<Message>, u64)>,
+    graves: Graves,
     /// Freed groups by what a message of them would say.
-    untold: Map<Message, Grave>,
+    untold: Map<Message, GraveId>,
 }
 
 impl Faults {
@@ -265,25 +237,20 @@ impl Faults {
     }
 
     /// Marks a group as freed, and remembers it for a while.
-    fn bury(&mut self, grave: &Grave, untold: Option<Message>) {
+    fn bury(&mut self, grave: Grave, untold: Option<Message>) {
         let ptr = grave.ptr;
-        let group = FaultGroup { grave: Some(Box::new(*grave)), ..FaultGroup::default() };
-        self.groups.insert(ptr, group);
+        let id = self.graves.push(grave, untold);
+        self.groups.insert(ptr, FaultGroup { grave: Some(id), ..FaultGroup::default() });
         if let Some(message) = untold {
-            self.untold.insert(message, *grave);
+            self.untold.insert(message, id);
         }
-        self.freed.push_back((ptr, untold, grave.freed.ts));
-        if self.freed.len() <= MAX_FREED {
-            return;
-        }
-        let Some((old, message, ts)) = self.freed.pop_front() else { return };
+        let Some((id, old, message)) = self.graves.take_oldest_of(MAX_FREED) else { return };
         // The address, or the message, may have been used again since.
-        let same = |grave: &Grave| grave.ptr == old && grave.freed.ts == ts;
-        if self.groups.get(&old).and_then(|group| group.grave.as_deref()).is_some_and(same) {
+        if self.groups.get(&old).is_some_and(|group| group.grave == Some(id)) {
             self.groups.remove(&old);
         }
         if let Some(message) = message
-            && self.untold.get(&message).is_some_and(same)
+            && self.untold.get(&message) == Some(&id)
         {
             self.untold.remove(&message);
         }
