@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use super::{
     Evidence,
-    table::{Chains, Id, Linked, List, Map, Slab},
+    table::{Chains, Id, Linked, List, Map, Slab, stay},
 };
 use crate::event::Ptr;
 
@@ -33,8 +33,8 @@ pub type FaultId = Id;
 const MAX_FAULTS: usize = 1 << 16;
 /// Fault groups. Those that have a fault, or are remembered, are fewer: past it the others are forgotten.
 const MAX_GROUPS: usize = 2 * MAX_FAULTS;
-/// Freed groups that are remembered, to know a late visitor.
-const MAX_FREED: usize = 1 << 12;
+/// Freed groups that are remembered, to know a late visitor; with some hundred that are not freed they [`stay`].
+const MAX_FREED: usize = stay(13) - 256;
 /// Faults that are over but for a return or a message that may still come.
 const MAX_LIMBO: usize = 1 << 10;
 /// How long that may take.

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use super::{
     Evidence,
     span::Owner,
-    table::{Id, Link, Linked, List, Map, Slab},
+    table::{Id, Link, Linked, List, Map, Slab, stay},
 };
 use crate::event::{DomainType, Name, Ptr};
 
@@ -26,8 +26,9 @@ pub use pieces::snapshot_events;
 const MAX_SLOTS: usize = 1 << 21;
 /// Groups, and devices.
 const MAX_DEVICES: usize = 1 << 16;
-/// Slots that are known to be empty and remembered for it, and lives of handles that are over.
-const MAX_PAST: usize = 1 << 14;
+/// Slots that are known to be empty and remembered for it, and lives of handles that are over: so many that with a thousand that are
+/// live they [`stay`].
+const MAX_PAST: usize = stay(15) - 1024;
 
 /// A (group, PASID) pair: a place in a group's `pasid_array`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
