@@ -137,7 +137,7 @@ impl Comparison<'_> {
         }
         let pasid = if fault.lookups == 2 { 0 } else { fault.pasid };
         let group = span.number("group");
-        let in_slot = self.tenancies.iter().any(|tenancy| {
+        let in_slot = self.tenancies.iter().rev().any(|tenancy| {
             Some(tenancy.group) == group
                 && tenancy.pasid == pasid
                 && tenancy.handle == *handle

@@ -150,7 +150,7 @@ struct Comparison<'a> {
     spans: &'a [&'a Span],
     /// For each span whether a fact has claimed it.
     claimed: Vec<bool>,
-    /// Spans by thread, in the order of the file.
+    /// Spans by thread, in the order of their beginning.
     by_tid: HashMap<u32, Vec<usize>>,
     tenancies: Vec<Tenancy>,
     /// Changes of slots that succeeded, in the order of the core's functions.
@@ -167,6 +167,9 @@ impl<'a> Comparison<'a> {
         for (index, span) in spans.iter().enumerate() {
             by_tid.entry(span.tid).or_default().push(index);
         }
+        for indices in by_tid.values_mut() {
+            indices.sort_by_key(|&index| spans[index].ts);
+        }
         Self {
             truth,
             spans,
@@ -180,21 +183,21 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// The unclaimed spans of these events that began and ended within a call, on its thread.
+    /// The unclaimed spans of these events that began and ended within a call, on its thread; in the order of the file.
     fn within(&self, tid: u32, call: Call, events: &[&str]) -> Vec<usize> {
-        self.by_tid
-            .get(&tid)
-            .into_iter()
-            .flatten()
+        let of_thread = self.by_tid.get(&tid).map_or(&[][..], Vec::as_slice);
+        let first = of_thread.partition_point(|&index| self.spans[index].ts < call.ts0);
+        let mut within: Vec<usize> = of_thread[first..]
+            .iter()
             .copied()
+            .take_while(|&index| self.spans[index].ts <= call.ts1)
             .filter(|&index| {
                 let span = self.spans[index];
-                !self.claimed[index]
-                    && span.ts >= call.ts0
-                    && span.end() <= call.ts1
-                    && events.contains(&span.event.as_str())
+                !self.claimed[index] && span.end() <= call.ts1 && events.contains(&span.event.as_str())
             })
-            .collect()
+            .collect();
+        within.sort_unstable();
+        within
     }
 
     /// Claims the one span that a fact must have; tells when there is none, or more than one.
@@ -246,8 +249,13 @@ impl<'a> Comparison<'a> {
 
     /// Claims what truth has no line for, where a call that brings such things about was going on.
     fn consequences(&mut self) {
-        let calls: Vec<(u32, Call, &Fact)> =
-            self.truth.lines.iter().filter_map(|line| Some((line.tid, line.fact.call()?, &line.fact))).collect();
+        let mut calls: HashMap<u32, Calls> = HashMap::new();
+        for line in &self.truth.lines {
+            if let Some(call) = line.fact.call() {
+                calls.entry(line.tid).or_default().list.push((call, &line.fact));
+            }
+        }
+        calls.values_mut().for_each(Calls::sort);
         for index in 0..self.spans.len() {
             let span = self.spans[index];
             if self.claimed[index] {
@@ -255,10 +263,11 @@ impl<'a> Comparison<'a> {
             }
             // What a program leaves open, the kernel takes down when it exits.
             let at_exit = span.event == "domain_free" && span.ts >= self.truth.ended;
-            let cause = |(tid, call, fact): &(u32, Call, &Fact)| {
-                *tid == span.tid && span.ts >= call.ts0 && span.end() <= call.ts1 && may_cause(fact, span)
+            let of_thread = calls.get(&span.tid);
+            let caused = |calls: &Calls| {
+                calls.around(span).any(|fact| may_cause(fact, span)) || claims_for_container(calls.after(span), span)
             };
-            if at_exit || calls.iter().any(cause) || claims_for_container(&calls, span) {
+            if at_exit || of_thread.is_some_and(caused) {
                 self.claimed[index] = true;
             }
         }
@@ -275,11 +284,51 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// What one thread has called.
+#[derive(Default)]
+struct Calls<'a> {
+    /// In the order in which they began.
+    list: Vec<(Call, &'a Fact)>,
+    /// The latest end of a call and of all before it.
+    ended: Vec<u64>,
+}
+
+impl<'a> Calls<'a> {
+    fn sort(&mut self) {
+        self.list.sort_by_key(|(call, _)| call.ts0);
+        let mut latest = 0;
+        self.ended = self
+            .list
+            .iter()
+            .map(|(call, _)| {
+                latest = call.ts1.max(latest);
+                latest
+            })
+            .collect();
+    }
+
+    /// The calls that a span is within.
+    fn around(&self, span: &Span) -> impl Iterator<Item = &'a Fact> {
+        let end = span.end();
+        let begun = self.list.partition_point(|(call, _)| call.ts0 <= span.ts);
+        let calls = self.list[..begun].iter().zip(&self.ended).rev();
+        calls
+            .take_while(move |&(_, &ended)| ended >= end)
+            .filter(move |((call, _), _)| call.ts1 >= end)
+            .map(|((_, fact), _)| *fact)
+    }
+
+    /// The first call that begins after a span.
+    fn after(&self, span: &Span) -> Option<&'a Fact> {
+        let begun = self.list.partition_point(|(call, _)| call.ts0 < span.end());
+        self.list.get(begun).map(|(_, fact)| *fact)
+    }
+}
+
 /// Whether an event is the claim of a group by `VFIO_GROUP_SET_CONTAINER`, which truth has no line for: it comes right
 /// before the attach.
-fn claims_for_container(calls: &[(u32, Call, &Fact)], span: &Span) -> bool {
-    let next = calls.iter().filter(|(tid, call, _)| *tid == span.tid && call.ts0 >= span.end()).min_by_key(|c| c.1.ts0);
-    matches!(next, Some((_, _, Fact::Attach(slot))) if slot.via == Via::VfioContainer
+fn claims_for_container(next: Option<&Fact>, span: &Span) -> bool {
+    matches!(next, Some(Fact::Attach(slot)) if slot.via == Via::VfioContainer
         && span.event == "replace"
         && span.text("owner") == Some("kernel")
         // Where the driver has no blocking domain, the core takes an empty page table.
