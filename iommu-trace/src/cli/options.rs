@@ -208,9 +208,10 @@ pub struct LiveArgs {
     #[command(flatten)]
     pub from: FromArgs,
 
-    /// Room for events that wait to be read; a power of two is best. Larger loses less under a storm.
-    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "4M")]
-    pub buffer_size: u32,
+    /// Room for events that wait to be read; a power of two is best. Larger loses less under a storm. Without it, 1M for
+    /// each CPU, from 4M to 32M.
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub buffer_size: Option<u32>,
 
     /// Watch the kernel's frees of memory, to find handles and fault groups that are freed while they are in use. Costs
     /// a little at each free in the kernel.

@@ -62,7 +62,7 @@ fn open_of(
         topics: topics.to_vec(),
         // Who reads the recording may ask for them.
         stacks: if target.is_some() { stacks.max(StackLevel::Rare) } else { stacks },
-        buffer_size: options.live.buffer_size,
+        buffer_size: options.live.buffer_size.unwrap_or_else(live::default_ring),
         verbose: options.live.verbose > 0,
         track_frees: options.live.track_frees,
         snapshot: true,

@@ -153,7 +153,7 @@ impl Top {
         let mut source = live::open(&LiveOptions {
             topics: topics.clone(),
             stacks: self.stacks.level(),
-            buffer_size: self.live.buffer_size,
+            buffer_size: self.live.buffer_size.unwrap_or_else(live::default_ring),
             verbose: verbose > 0,
             track_frees: self.live.track_frees,
             snapshot: true,

@@ -86,21 +86,19 @@ impl Mirror {
 /// the others, as time passes between them in the kernel's.
 #[must_use]
 pub fn snapshot_events(mirror: &Mirror, ts: u64) -> Vec<Event> {
-    let mut events: Vec<Event> = mirror
-        .pieces()
-        .into_iter()
-        .map(|piece| Event {
-            ts: ts.saturating_add(u64::from(piece.what == SlotWhat::End)),
-            task: Task::default(),
-            probe: ProbeId::GroupShowType,
-            phase: Phase::Enter,
-            stack: None,
-            body: Body::Slot(Box::new(piece)),
-        })
-        .collect();
+    let (last, others): (Vec<SlotState>, Vec<SlotState>) =
+        mirror.pieces().into_iter().partition(|piece| piece.what == SlotWhat::End);
+    let event = |ts, piece| Event {
+        ts,
+        task: Task::default(),
+        probe: ProbeId::GroupShowType,
+        phase: Phase::Enter,
+        stack: None,
+        body: Body::Slot(Box::new(piece)),
+    };
     // In the order of time; the pieces of a group stay in theirs.
-    events.sort_by_key(|event| event.ts);
-    events
+    let others = others.into_iter().map(|piece| event(ts, piece));
+    others.chain(last.into_iter().map(|piece| event(ts.saturating_add(1), piece))).collect()
 }
 
 #[cfg(test)]

@@ -52,13 +52,29 @@ use crate::{
 const MODULE_WAIT: Duration = Duration::from_millis(10);
 /// The nice value of the threads that read the ring and take what was in it.
 const READER_NICE: i32 = -15;
-/// The ring's size unless another is asked for: some 2,300 faults with all their stages, and twice what was ever seen to lose some
+/// The ring's size for each CPU unless another is asked for: more CPUs tell more while the reader is away, and there is one reader
 /// (docs/performance.md). It is mapped twice in a row, and counts twice as resident.
-pub const DEFAULT_RING: u32 = 4 << 20;
+const RING_OF_A_CPU: u32 = 1 << 20;
+/// The least of that: some 2,300 faults with all their stages.
+const LEAST_DEFAULT_RING: u32 = 4 << 20;
+/// The most of it.
+const MOST_DEFAULT_RING: u32 = 32 << 20;
 /// The least ring that holds some records of every kind.
 pub const MIN_RING: u32 = 4096;
 /// The largest: the map's size is a `u32`, a power of two.
 pub const MAX_RING: u32 = 1 << 30;
+
+/// The ring's size where nobody says anything.
+#[must_use]
+pub fn default_ring() -> u32 {
+    // Where that cannot be told, there are few.
+    ring_for(aya::util::online_cpus().map_or(1, |cpus| cpus.len()))
+}
+
+fn ring_for(cpus: usize) -> u32 {
+    let wanted = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(RING_OF_A_CPU);
+    wanted.clamp(LEAST_DEFAULT_RING, MOST_DEFAULT_RING).next_power_of_two()
+}
 
 /// What a live source is asked for.
 #[derive(Clone, Debug)]
@@ -123,7 +139,7 @@ impl Default for LiveOptions {
         LiveOptions {
             topics: vec![Topic::Attach, Topic::Fault, Topic::Sva, Topic::Iommufd, Topic::Reset],
             stacks: StackLevel::None,
-            buffer_size: DEFAULT_RING,
+            buffer_size: default_ring(),
             verbose: false,
             snapshot: true,
             track_frees: false,
@@ -464,4 +480,16 @@ fn clock_ns(clock: libc::clockid_t) -> i64 {
     // SAFETY: the pointer is to a `timespec` of ours. The clocks asked for exist on every Linux.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_grows_with_the_cpus_within_bounds() {
+        let mib = |cpus| ring_for(cpus) >> 20;
+        assert_eq!([0, 1, 4, 5, 8, 12, 32, 64, 8192, usize::MAX].map(mib), [4, 4, 4, 8, 8, 16, 32, 32, 32, 32]);
+        assert!(ring_for(3) >= MIN_RING && ring_for(usize::MAX) <= MAX_RING);
+    }
 }
