@@ -155,6 +155,8 @@ fn it_steps_aside_and_comes_back() {
     let terminal = Terminal::new("stop", 100, 30);
     for stop in ["C-z", "TSTP"] {
         terminal.run("clear");
+        // What is typed before the shell asks for it stands before its prompt.
+        terminal.wait("an empty screen", |screen| screen.trim() == "ready>");
         terminal.top();
         match stop {
             "C-z" => terminal.key("C-z"),
