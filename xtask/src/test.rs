@@ -34,6 +34,8 @@ const BY_NAME_ONLY: &[&str] = &[
     "package",
     "deny",
     "dropped-stock-7.3",
+    // Once in ten runs, while CPUs came and went, the emulated kernel jumped to data out of a function that is traced.
+    "disturbed",
     // The same on other kernels is run every day.
     "lifecycle-built-6.12",
     "privileges-built-6.12",
