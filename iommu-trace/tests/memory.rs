@@ -72,6 +72,19 @@ impl Mirror {
         }
     }
 
+    /// Binds devices and attaches `n` handles.
+    fn attach(&mut self, n: u32) {
+        for at in 0..n {
+            let (device, pasid) = place(at);
+            self.apply(|script| {
+                if pasid == 1 {
+                    script.by(10).bind(&device).queue_add(&device, 0);
+                }
+                script.by(10).attach(&device, pasid, &hnd(at, &device));
+            });
+        }
+    }
+
     /// `count` page requests, each read, answered and freed, of `n` handles in turn.
     fn faults(&mut self, n: u32, count: u32) {
         for number in 0..count {
@@ -116,15 +129,7 @@ fn handles() -> u32 {
 fn a_live_handle_costs_little_and_what_is_over_costs_nothing() {
     let n = handles();
     let mut mirror = Mirror::new();
-    for at in 0..n {
-        let (device, pasid) = place(at);
-        mirror.apply(|script| {
-            if pasid == 1 {
-                script.by(10).bind(&device).queue_add(&device, 0);
-            }
-            script.by(10).attach(&device, pasid, &hnd(at, &device));
-        });
-    }
+    mirror.attach(n);
     let live = mirror.used();
     let each = live / n as usize;
     println!("{n} live handles: {each} bytes each, {} MiB in all", live >> 20);
@@ -175,15 +180,7 @@ fn a_live_handle_costs_little_and_what_is_over_costs_nothing() {
 fn small_host() {
     let n = 10;
     let mut mirror = Mirror::new();
-    for at in 0..n {
-        let (device, pasid) = place(at);
-        mirror.apply(|script| {
-            if pasid == 1 {
-                script.by(10).bind(&device).queue_add(&device, 0);
-            }
-            script.by(10).attach(&device, pasid, &hnd(at, &device));
-        });
-    }
+    mirror.attach(n);
     let mut used = Vec::new();
     for round in 0..40u32 {
         for number in 0..20_000 {
