@@ -7,7 +7,7 @@ use iommu_trace_common::{Field, MAX_FILTERED, filter};
 use crate::{probe::Args, read::setting};
 
 /// By group's number: not 0 where nothing of it is wanted. Numbers beyond are. A section of its own is a map of its own, at an address
-/// that the programs know: to look it up would be a twentieth of what a program costs that then does nothing.
+/// that the programs know, where an array map is looked up.
 #[unsafe(link_section = ".data.unwanted")]
 static mut UNWANTED: [u8; MAX_FILTERED] = [0; MAX_FILTERED];
 
