@@ -1,14 +1,14 @@
 //! Calls that ftrace of this kernel takes for jumps.
 //!
 //! Kernels with `CONFIG_DYNAMIC_FTRACE_WITH_JMP` take an odd address for "a jump, please", and a kernel built for size has
-//! functions at odd addresses. Two of them decide:
+//! functions at odd addresses. Three of them decide:
 //!
 //! - When the first kprobe on an ftrace site is enabled for a second time, `arch_ftrace_update_trampoline()` writes the call
 //!   of `kprobe_ftrace_handler()` anew: the next call of the probed function crashes the kernel. So no kprobe is used where the
 //!   handler is at an odd address, nor where that cannot be told.
-//! - While ftrace changes its functions, all that are traced go by `ftrace_ops_list_func()` for a moment, fentry's as well. A CPU
-//!   that comes by in that moment crashes. It was seen once, with 64 CPUs (docs/findings.md); it is said, and nothing is refused,
-//!   as every tracer of such a kernel does the same.
+//! - While ftrace changes its functions, all that are traced go by `ftrace_ops_list_func()` for a moment, fentry's as well, and those
+//!   that come late by `call_direct_funcs()` when BPF's trampolines are all that is left. A CPU that comes by in that moment crashes.
+//!   Each was seen once (docs/findings.md); it is said, and nothing is refused, as every tracer of such a kernel does the same.
 
 use std::fs;
 
@@ -18,6 +18,8 @@ use super::{Address, Kernel, Symbols};
 const HANDLER: &str = "kprobe_ftrace_handler";
 /// What ftrace calls for several tracers, and for all while it changes its functions. The second is the same one's other name.
 const LIST: [&str; 2] = ["ftrace_ops_list_func", "arch_ftrace_ops_list_func"];
+/// What it calls, where it calls anything, when BPF's trampolines are all there is.
+const DIRECT: &str = "call_direct_funcs";
 /// The kernel's own switch that hides addresses: 0 and 1 show them to whoever has `CAP_SYSLOG`, 2 to nobody.
 const SWITCH: &str = "/proc/sys/kernel/kptr_restrict";
 
@@ -31,15 +33,14 @@ impl Kernel {
 
     /// What is known of the moment in which ftrace changes its functions: why it is safe, or, as an error, why not.
     pub fn ftrace_changes(&self) -> Result<&'static str, String> {
-        let address = || match Symbols::address(LIST[0]) {
-            Address::Absent => Symbols::address(LIST[1]),
-            found => found,
-        };
-        if self.takes_odd_for_a_jump() {
-            safety(address())
-        } else {
-            Ok("knows no jumps that a call could be taken for")
+        if !self.takes_odd_for_a_jump() {
+            return Ok("knows no jumps that a call could be taken for");
         }
+        let [mut list, direct] = Symbols::addresses([LIST[0], DIRECT]);
+        if list == Address::Absent {
+            list = Symbols::address(LIST[1]);
+        }
+        safety(&[(LIST[0], list), (DIRECT, direct)])
     }
 
     /// Whether ftrace of this kernel may know jumps. No type tells of `CONFIG_DYNAMIC_FTRACE_WITH_JMP` itself; the commits that
@@ -78,18 +79,23 @@ fn refusal(takes_odd_for_a_jump: bool, handler: Address, hidden_from_all: bool) 
     }
 }
 
-/// By the address that is called in that moment.
-fn safety(list: Address) -> Result<&'static str, String> {
-    match list {
-        Address::At(address) if address % 2 == 1 => Err(format!(
-            "a CPU that enters a traced function while tracers are attached or detached can crash this kernel: {}() is at an odd \
-             address (CONFIG_CC_OPTIMIZE_FOR_SIZE), which CONFIG_DYNAMIC_FTRACE_WITH_JMP takes for a jump",
-            LIST[0]
-        )),
-        Address::At(_) => Ok("its calls are told from its jumps"),
-        Address::Absent => Ok("has no call that could be taken for a jump"),
-        Address::Hidden => Ok("not known whether its calls are told from its jumps: addresses are hidden"),
+/// By the addresses of what is called in that moment.
+fn safety(called: &[(&str, Address)]) -> Result<&'static str, String> {
+    let odd = called.iter().find(|(_, address)| matches!(address, Address::At(at) if at % 2 == 1));
+    if let Some((name, _)) = odd {
+        return Err(format!(
+            "a CPU that enters a traced function while tracers are attached or detached can crash this kernel: {name}() is at an odd \
+             address (CONFIG_CC_OPTIMIZE_FOR_SIZE), which CONFIG_DYNAMIC_FTRACE_WITH_JMP takes for a jump"
+        ));
     }
+    let is = |kind: Address| move |(_, address): &(&str, Address)| *address == kind;
+    Ok(if called.iter().any(is(Address::Hidden)) {
+        "not known whether its calls are told from its jumps: addresses are hidden"
+    } else if called.iter().all(is(Address::Absent)) {
+        "has no call that could be taken for a jump"
+    } else {
+        "its calls are told from its jumps"
+    })
 }
 
 #[cfg(test)]
@@ -123,11 +129,20 @@ mod tests {
 
     #[test]
     fn a_kernel_that_may_crash_while_ftrace_changes_is_told_from_one_that_does_not() {
-        let why = safety(ODD).unwrap_err();
-        assert!(why.contains("can crash this kernel: ftrace_ops_list_func()"), "{why}");
-        assert_eq!(safety(EVEN), Ok("its calls are told from its jumps"));
-        assert!(safety(Address::Absent).is_ok());
-        assert!(safety(Address::Hidden).is_ok_and(|said| said.contains("not known")));
+        let safety = |list, direct| safety(&[(LIST[0], list), (DIRECT, direct)]);
+        for other in [EVEN, ODD, Address::Absent, Address::Hidden] {
+            let why = safety(ODD, other).unwrap_err();
+            assert!(why.contains("can crash this kernel: ftrace_ops_list_func()"), "{why}");
+        }
+        for other in [EVEN, Address::Absent, Address::Hidden] {
+            let why = safety(other, ODD).unwrap_err();
+            assert!(why.contains("can crash this kernel: call_direct_funcs()"), "{why}");
+        }
+        assert_eq!(safety(EVEN, EVEN), Ok("its calls are told from its jumps"));
+        // Before 5.5 ftrace has nothing of the second kind.
+        assert_eq!(safety(EVEN, Address::Absent), Ok("its calls are told from its jumps"));
+        assert!(safety(Address::Absent, Address::Absent).is_ok());
+        assert!(safety(EVEN, Address::Hidden).is_ok_and(|said| said.contains("not known")));
     }
 
     #[test]

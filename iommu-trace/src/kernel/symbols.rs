@@ -43,7 +43,14 @@ impl Symbols {
     /// The address of one symbol of the running kernel.
     #[must_use]
     pub fn address(name: &str) -> Address {
-        File::open(KALLSYMS).and_then(|table| find(table, name)).unwrap_or(Address::Hidden)
+        let [address] = Symbols::addresses([name]);
+        address
+    }
+
+    /// The addresses of some symbols of the running kernel, read in one go.
+    #[must_use]
+    pub fn addresses<const N: usize>(names: [&str; N]) -> [Address; N] {
+        File::open(KALLSYMS).and_then(|table| find(table, names)).unwrap_or([Address::Hidden; N])
     }
 
     /// The one copy that the compiler has left of a function of the running kernel, with its result or arguments changed
@@ -104,18 +111,20 @@ impl Symbols {
     }
 }
 
-pub(super) fn find(table: impl Read, name: &str) -> std::io::Result<Address> {
+pub(super) fn find<const N: usize>(table: impl Read, names: [&str; N]) -> std::io::Result<[Address; N]> {
+    let mut found = [Address::Absent; N];
     let mut lines = BufReader::with_capacity(1 << 16, table);
     let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
+    while found.contains(&Address::Absent) && lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(symbol) = parse_line(&line)
-            && symbol.name == name
+            && let Some(at) = names.iter().position(|name| *name == symbol.name)
+            && found[at] == Address::Absent
         {
-            return Ok(if symbol.addr == 0 { Address::Hidden } else { Address::At(symbol.addr) });
+            found[at] = if symbol.addr == 0 { Address::Hidden } else { Address::At(symbol.addr) };
         }
         line.clear();
     }
-    Ok(Address::Absent)
+    Ok(found)
 }
 
 pub(super) fn find_copy(table: impl Read, name: &str) -> Option<String> {
@@ -188,10 +197,11 @@ ffffffff81000190 t \x1b[2Jcleared
 
     #[test]
     fn one_symbol_is_found_unless_its_address_is_hidden() {
-        let find = |name| find(TABLE.as_bytes(), name).unwrap();
-        assert_eq!(find("iommu_map"), Address::At(0xffff_ffff_8100_0100));
-        assert_eq!(find("iommu"), Address::Absent);
-        assert_eq!(find("hidden"), Address::Hidden);
+        let map = Address::At(0xffff_ffff_8100_0100);
+        assert_eq!(find(TABLE.as_bytes(), ["iommu_map"]).unwrap(), [map]);
+        // In the order of the question, not of the table.
+        let three = find(TABLE.as_bytes(), ["hidden", "iommu", "iommu_map"]).unwrap();
+        assert_eq!(three, [Address::Hidden, Address::Absent, map]);
     }
 
     #[test]

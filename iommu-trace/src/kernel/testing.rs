@@ -10,7 +10,7 @@ pub fn texts(bytes: &[u8]) {
     for addr in [0, 1, 0xffff_ffff_8100_0000, u64::MAX] {
         let _ = symbols.name(addr);
     }
-    let _ = symbols::find(bytes, "kprobe_ftrace_handler");
+    let _ = symbols::find(bytes, ["kprobe_ftrace_handler"]);
     let _ = symbols::find_copy(bytes, "iommu_map");
     let text = String::from_utf8_lossy(bytes);
     let _ = Privileges::parse(&text).and_then(Privileges::complaint);
