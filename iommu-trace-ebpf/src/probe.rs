@@ -189,25 +189,31 @@ impl Ret for Returned<'_> {
     }
 }
 
+/// A program in a section of its own: `program!("kind", Context, name, |ctx| { ... })`. aya's attributes put all of a kind into one
+/// section, and its loader copies the line information of a section for each program in it: ten megabytes.
+macro_rules! program {
+    ($kind:literal, $context:ident, $name:ident, |$ctx:ident| $body:block) => {
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = concat!($kind, "/", stringify!($name)))]
+        pub fn $name(ctx: *mut core::ffi::c_void) -> i32 {
+            let $ctx = aya_ebpf::programs::$context::new(ctx);
+            $body
+            0
+        }
+    };
+}
+
 /// A program at the entry of a vmlinux function: `on_enter!(name, body)`.
 macro_rules! on_enter {
     ($name:ident, $body:path) => {
-        #[aya_ebpf::macros::fentry]
-        pub fn $name(ctx: aya_ebpf::programs::FEntryContext) -> i32 {
-            $body(&ctx);
-            0
-        }
+        crate::probe::program!("fentry", FEntryContext, $name, |ctx| { $body(&ctx) });
     };
 }
 
 /// A program at the return of a vmlinux function.
 macro_rules! on_exit {
     ($name:ident, $body:path) => {
-        #[aya_ebpf::macros::fexit]
-        pub fn $name(ctx: aya_ebpf::programs::FExitContext) -> i32 {
-            $body(&ctx);
-            0
-        }
+        crate::probe::program!("fexit", FExitContext, $name, |ctx| { $body(&ctx) });
     };
 }
 
@@ -215,11 +221,7 @@ macro_rules! on_exit {
 macro_rules! on_enter_either {
     ($fentry:ident, $kprobe:ident, $body:path) => {
         crate::probe::on_enter!($fentry, $body);
-        #[aya_ebpf::macros::kprobe]
-        pub fn $kprobe(ctx: aya_ebpf::programs::ProbeContext) -> u32 {
-            $body(&ctx);
-            0
-        }
+        crate::probe::program!("kprobe", ProbeContext, $kprobe, |ctx| { $body(&ctx) });
     };
 }
 
@@ -227,11 +229,7 @@ macro_rules! on_enter_either {
 macro_rules! on_exit_either {
     ($fexit:ident, $kretprobe:ident, $body:path) => {
         crate::probe::on_exit!($fexit, $body);
-        #[aya_ebpf::macros::kretprobe]
-        pub fn $kretprobe(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
-            $body(&ctx);
-            0
-        }
+        crate::probe::program!("kretprobe", RetProbeContext, $kretprobe, |ctx| { $body(&ctx) });
     };
 }
 
@@ -252,23 +250,19 @@ macro_rules! on_return_either {
         crate::probe::on_return_either!(@return $probe, $fexit, $kretprobe, $exit);
     };
     (@kprobe $probe:ident, $kprobe:ident, $enter:path) => {
-        #[aya_ebpf::macros::kprobe]
-        pub fn $kprobe(ctx: aya_ebpf::programs::ProbeContext) -> u32 {
+        crate::probe::program!("kprobe", ProbeContext, $kprobe, |ctx| {
             crate::probe::keep(iommu_trace_common::ProbeId::$probe, &ctx);
-            $enter(&ctx);
-            0
-        }
+            $enter(&ctx)
+        });
     };
     (@return $probe:ident, $fexit:ident, $kretprobe:ident, $exit:path) => {
         crate::probe::on_exit!($fexit, $exit);
-        #[aya_ebpf::macros::kretprobe]
-        pub fn $kretprobe(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
+        crate::probe::program!("kretprobe", RetProbeContext, $kretprobe, |ctx| {
             if let Some(returned) = crate::probe::returned(iommu_trace_common::ProbeId::$probe, &ctx) {
                 $exit(&returned);
             }
-            0
-        }
+        });
     };
 }
 
-pub(crate) use {on_call_either, on_enter, on_enter_either, on_exit, on_exit_either, on_return_either};
+pub(crate) use {on_call_either, on_enter, on_enter_either, on_exit, on_exit_either, on_return_either, program};
