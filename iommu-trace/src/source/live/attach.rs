@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The BPF programs, built by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iommu-trace.bpf.o"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/iommu-trace.bpf.o"));
 
 /// Threads that load programs at the most: beyond them the kernel's own locks are what is waited for.
 const MAX_LOADERS: usize = 8;

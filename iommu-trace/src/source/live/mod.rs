@@ -6,6 +6,7 @@ mod diagnostics;
 mod groups;
 mod intake;
 mod loss;
+mod memory;
 mod modules;
 mod near;
 mod order;
@@ -53,7 +54,7 @@ const MODULE_WAIT: Duration = Duration::from_millis(10);
 /// The nice value of the threads that read the ring and take what was in it.
 const READER_NICE: i32 = -15;
 /// The ring's size for each CPU unless another is asked for: more CPUs tell more while the reader is away, and there is one reader
-/// (docs/performance.md). It is mapped twice in a row, and counts twice as resident.
+/// (docs/performance.md). All of it counts as resident.
 const RING_OF_A_CPU: u32 = 1 << 20;
 /// The least of that: some 2,300 faults with all their stages.
 const LEAST_DEFAULT_RING: u32 = 4 << 20;
@@ -163,7 +164,7 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
     let about = About::of(&kernel);
     let modules = Modules::new(kernel, &mut plan, &mut ebpf)?;
     drop(btf);
-    give_memory_back();
+    memory::give_back();
     tracing::debug!(?types, all = ?started.elapsed(), "probes attached");
     let missing: Vec<String> = plan
         .status()
@@ -182,16 +183,6 @@ pub fn open(options: &LiveOptions) -> anyhow::Result<Box<dyn Source>> {
         live.take_snapshot()?;
     }
     Ok(Box::new(live))
-}
-
-/// The kernel's types are some tens of megabytes while they are looked through, and of no use afterwards: what is free goes
-/// back to the system.
-fn give_memory_back() {
-    // SAFETY: it only concerns what the allocator holds and nobody uses.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// The verdicts on this kernel without tracing: every probe is attached and detached again.
