@@ -208,7 +208,10 @@ impl Drive<'_> {
                         None
                     }
                     Some(Ok(batch)) => match consumer.take(&batch) {
-                        Ok(()) => consumer.is_full().then_some(Reason::Count),
+                        Ok(()) => {
+                            stream.give_back(batch);
+                            consumer.is_full().then_some(Reason::Count)
+                        }
                         Err(error) => {
                             failed.get_or_insert(error);
                             writable = false;

@@ -210,7 +210,10 @@ impl Watch {
                 },
                 batch = self.stream.next(), if state == State::Reading => {
                     match batch {
-                        Some(Ok(batch)) => self.take(&batch),
+                        Some(Ok(batch)) => {
+                            self.take(&batch);
+                            self.stream.give_back(batch);
+                        }
                         Some(Err(error)) => state = State::Failed(format!("{error:#}")),
                         None => {
                             self.model.finish(self.upto, &mut self.effects);

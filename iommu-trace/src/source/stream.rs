@@ -13,13 +13,18 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::{Batch, Cost, Progress, Source, SourceInfo, Stacks, Waits};
-use crate::sandbox::{self, Needs};
+use crate::{
+    event::Event,
+    sandbox::{self, Needs},
+};
 
 /// How many batches may wait. When a consumer falls further behind, the reader waits, the ring fills, and what is lost
 /// there is counted by the BPF side.
 const BACKLOG: usize = 64;
 /// How often the reader looks whether it was asked to stop.
 const POLL: Duration = Duration::from_millis(50);
+/// Room for so many events is kept to be used again: hardly more are given out together by a live source.
+const ROOM: usize = 8192;
 /// How old the cost of the source may be.
 const COST_AGE: Duration = Duration::from_secs(1);
 
@@ -48,6 +53,22 @@ struct Shared {
     /// Whether anybody asks: to find out is not free.
     cost_asked: AtomicBool,
     cost: Mutex<Option<Cost>>,
+    /// Room that the last batch has left: to ask the system for it each time costs more than to move the events.
+    room: Mutex<Vec<Event>>,
+}
+
+impl Shared {
+    fn room(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep(&self, mut room: Vec<Event>) {
+        room.clear();
+        let mut kept = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if (kept.capacity()..=ROOM).contains(&room.capacity()) {
+            *kept = room;
+        }
+    }
 }
 
 impl StreamControl {
@@ -112,6 +133,11 @@ impl Stream {
         self.batches.recv().await
     }
 
+    /// Gives the room of a batch back to the reader.
+    pub fn give_back(&self, batch: Batch) {
+        self.control.shared.keep(batch.events);
+    }
+
     /// As [`Stream::next`], for code without a runtime.
     pub fn next_blocking(&mut self) -> Option<anyhow::Result<Batch>> {
         self.batches.blocking_recv()
@@ -168,7 +194,7 @@ fn read(mut source: Box<dyn Source>, sender: &mpsc::Sender<anyhow::Result<Batch>
             asked_at = Some(Instant::now());
             *shared.cost.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.cost());
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch { events: shared.room(), upto: 0 };
         match source.poll(POLL, &mut batch) {
             Ok(progress) => {
                 // The receiver may be gone; then the source still has to be stopped and drained.

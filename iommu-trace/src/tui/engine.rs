@@ -80,6 +80,8 @@ fn feed(mut stream: Stream, world: &Mutex<World>, dropped: &AtomicBool) {
                 if world.wants_stacks() {
                     world.learn_stacks(stacks.as_ref());
                 }
+                drop(world);
+                stream.give_back(batch);
             }
             Err(error) => {
                 world.blocking_lock().end(format!("{error:#}"));
