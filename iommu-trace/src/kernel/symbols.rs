@@ -23,9 +23,14 @@ pub enum Address {
 /// Function symbols by address, to name the frames of kernel stacks.
 #[derive(Clone, Debug, Default)]
 pub struct Symbols {
-    /// Sorted by address.
-    table: Vec<(u64, Box<str>)>,
+    /// Sorted by address: where each name is in `names`.
+    table: Vec<(u64, Place)>,
+    /// All names, one after the other: a hundred thousand texts of their own would take twice the memory.
+    names: String,
 }
+
+/// Where a name begins and ends.
+type Place = (u32, u32);
 
 impl Symbols {
     /// Opens the running kernel's table. Whether it shows addresses is decided now, by who opens it (`kallsyms_open()`), and
@@ -63,7 +68,7 @@ impl Symbols {
 
     /// Reads a symbol table in the format of `/proc/kallsyms`. Lines that make no sense are passed over.
     pub fn parse(reader: impl Read) -> std::io::Result<Symbols> {
-        let mut table = Vec::new();
+        let (mut table, mut names) = (Vec::new(), String::new());
         let mut lines = BufReader::with_capacity(1 << 16, reader);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line)? > 0 {
@@ -71,16 +76,19 @@ impl Symbols {
                 && symbol.is_text
                 && symbol.addr != 0
             {
-                let name = match symbol.module {
-                    Some(module) => format!("{}{module}", symbol.name),
-                    None => symbol.name.to_owned(),
-                };
-                table.push((symbol.addr, name.into_boxed_str()));
+                let begin = names.len();
+                names.push_str(symbol.name);
+                if let Some(module) = symbol.module {
+                    names.extend([" ", module]);
+                }
+                // No kernel has four gigabytes of names.
+                let (Ok(begin), Ok(end)) = (u32::try_from(begin), u32::try_from(names.len())) else { break };
+                table.push((symbol.addr, (begin, end)));
             }
             line.clear();
         }
         table.sort_by_key(|&(addr, _)| addr);
-        Ok(Symbols { table })
+        Ok(Symbols { table, names })
     }
 
     /// How many there are.
@@ -101,11 +109,14 @@ impl Symbols {
         /// No function is longer: beyond it an address belongs to nothing we know.
         const FAR: u64 = 1 << 20;
         let after = self.table.partition_point(|&(start, _)| start <= addr);
-        match after.checked_sub(1).map(|index| &self.table[index]) {
-            Some((start, name)) if addr - start < FAR => match name.split_once(' ') {
-                Some((name, module)) => format!("{name}+{:#x} {module}", addr - start),
-                None => format!("{name}+{:#x}", addr - start),
-            },
+        match after.checked_sub(1).map(|index| self.table[index]) {
+            Some((start, (begin, end))) if addr - start < FAR => {
+                let (name, offset) = (&self.names[begin as usize..end as usize], addr - start);
+                match name.split_once(' ') {
+                    Some((name, module)) => format!("{name}+{offset:#x} {module}"),
+                    None => format!("{name}+{offset:#x}"),
+                }
+            }
             _ => format!("{addr:#x}"),
         }
     }
@@ -154,8 +165,8 @@ struct Line<'a> {
     addr: u64,
     is_text: bool,
     name: &'a str,
-    /// ` [module]`
-    module: Option<String>,
+    /// `[module]`, of what is in one.
+    module: Option<&'a str>,
 }
 
 /// A name with anything in it that is not to be printed is none of the kernel's.
@@ -168,8 +179,7 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let addr = u64::from_str_radix(words.next()?, 16).ok()?;
     let kind = words.next()?;
     let name = words.next()?;
-    let module = words.next().map(|module| format!(" {module}"));
-    Some(Line { addr, is_text: matches!(kind, "t" | "T" | "w" | "W"), name, module })
+    Some(Line { addr, is_text: matches!(kind, "t" | "T" | "w" | "W"), name, module: words.next() })
 }
 
 #[cfg(test)]
