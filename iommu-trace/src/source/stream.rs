@@ -24,7 +24,7 @@ const BACKLOG: usize = 64;
 /// How often the reader looks whether it was asked to stop.
 const POLL: Duration = Duration::from_millis(50);
 /// Room for so many events is kept to be used again: hardly more are given out together by a live source.
-const ROOM: usize = 8192;
+const ROOM: usize = 4096;
 /// How old the cost of the source may be.
 const COST_AGE: Duration = Duration::from_secs(1);
 

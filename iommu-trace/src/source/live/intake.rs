@@ -23,7 +23,7 @@ const RELEASE_MANY_EVERY: Duration = Duration::from_millis(50);
 /// How many are many.
 const MANY: usize = 500;
 /// So many are given out at once, that they take no more memory.
-const TOO_MANY: usize = 4096;
+const TOO_MANY: usize = 2048;
 /// The clock that BPF programs read is not quite in step with ours while the kernel adjusts it.
 const CLOCK_SLACK_NS: u64 = 100_000;
 /// How long a record that was begun before the end of the trace is waited for.
