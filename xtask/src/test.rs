@@ -34,7 +34,7 @@ const BY_NAME_ONLY: &[&str] = &[
     "package",
     "deny",
     "dropped-stock-7.3",
-    // Once in ten runs, while CPUs came and went, the emulated kernel jumped to data out of a function that is traced.
+    // For their time.
     "disturbed",
     // The same on other kernels is run every day.
     "lifecycle-built-6.12",
