@@ -139,7 +139,7 @@ mod tests {
             assert!(why.contains("can crash this kernel: call_direct_funcs()"), "{why}");
         }
         assert_eq!(safety(EVEN, EVEN), Ok("its calls are told from its jumps"));
-        // Before 5.5 ftrace has nothing of the second kind.
+        // Without CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS there is nothing of the second kind.
         assert_eq!(safety(EVEN, Address::Absent), Ok("its calls are told from its jumps"));
         assert!(safety(Address::Absent, Address::Absent).is_ok());
         assert!(safety(EVEN, Address::Hidden).is_ok_and(|said| said.contains("not known")));
